@@ -1,0 +1,9 @@
+from albert.config import AlbertConfig
+from albert.errors import ModelError
+from albert.models import (Albert, AlbertForMultipleChoice, AlbertForPretraining, AlbertForQuestionAnswering,
+                           AlbertForSequenceClassification, AlbertForTokenClassification)
+from albert.pretrained import checkpoint_folder, read_config
+
+__all__ = ["Albert", "AlbertConfig", "AlbertForMultipleChoice", "AlbertForPretraining", "AlbertForQuestionAnswering",
+           "AlbertForSequenceClassification", "AlbertForTokenClassification", "ModelError", "checkpoint_folder",
+           "read_config"]

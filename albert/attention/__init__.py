@@ -1,0 +1,39 @@
+"""Kinds of attention, one a file. Each is called as attend(query, key, value, mask) with (B, heads, T, head_dim)
+three times and a boolean mask (B, T), true = token, or None, and returns (B, heads, T, head_dim)."""
+
+import torch
+from torch import nn
+
+from albert.attention.convolution import ValueConvolution
+from albert.attention.nystrom import NystromAttention
+from albert.attention.softmax import SoftmaxAttention
+from albert.config import AlbertConfig
+from albert.errors import ModelError
+
+KINDS = {
+    "softmax": SoftmaxAttention,
+    "nystrom": NystromAttention,
+}
+
+
+class ConvolvedAttention(nn.Module):
+    """Any kind of attention plus the depthwise convolution of its values."""
+
+    def __init__(self, config: AlbertConfig):
+        super().__init__()
+        self.attend = KINDS[config.attention](config)
+        self.convolution = ValueConvolution(config)
+
+    def forward(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor,
+                mask: torch.Tensor | None = None) -> torch.Tensor:
+        return self.attend(query, key, value, mask) + self.convolution(value, mask)
+
+
+def build_attention(config: AlbertConfig) -> nn.Module:
+    """The attention that `config.attention` and `config.conv_kernel_size` name.
+
+    Raises ModelError for an unknown kind.
+    """
+    if config.attention not in KINDS:
+        raise ModelError(f"attention={config.attention!r}: expected one of {', '.join(KINDS)}")
+    return ConvolvedAttention(config) if config.conv_kernel_size else KINDS[config.attention](config)

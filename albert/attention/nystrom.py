@@ -1,0 +1,97 @@
+import torch
+import torch.nn.functional as F
+from einops import rearrange, reduce
+from torch import nn
+
+from albert.attention.softmax import SoftmaxAttention
+from albert.config import AlbertConfig
+
+
+class NystromAttention(nn.Module):
+    """Nyström approximation of softmax attention (Xiong et al. 2021, Nyströmformer, equations 7 to 13).
+
+    With landmarks q̃, k̃ the means of m consecutive segments of the tokens, attention is
+    softmax(q k̃ᵀ) · pinv(softmax(q̃ k̃ᵀ)) · softmax(q̃ kᵀ) v: O(T m) time and memory for T tokens.
+
+    Segments are cut from the real tokens of each row, so neither padding nor the other rows of a batch matter.
+    A row with no more real tokens than landmarks gets exact softmax attention.
+    """
+
+    def __init__(self, config: AlbertConfig):
+        super().__init__()
+        self.landmarks = config.num_landmarks
+        self.iterations = config.pinv_iterations
+        self.pinv_init = config.pinv_init
+        self.softmax = SoftmaxAttention(config)
+
+    def forward(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor,
+                mask: torch.Tensor | None = None) -> torch.Tensor:
+        """(B, heads, T, head_dim) three times and mask (B, T), true = token, to (B, heads, T, head_dim)."""
+        tokens, landmarks = query.shape[2], self.landmarks
+        if tokens <= landmarks:
+            return self.softmax(query, key, value, mask)
+
+        if mask is None and tokens % landmarks == 0:
+            query_means = reduce(query, "b h (m s) d -> b h m d", "mean", m=landmarks)
+            key_means = reduce(key, "b h (m s) d -> b h m d", "mean", m=landmarks)
+        else:
+            if mask is None:
+                mask = query.new_ones(query.shape[0], tokens, dtype=torch.bool)
+            segment, means = segments(mask, landmarks)
+            query_means, key_means = segment_means(means, query), segment_means(means, key)
+        landmark_output = self.softmax(query_means, key, value, mask)                # (B, heads, m, head_dim)
+
+        with torch.autocast(query.device.type, enabled=False):
+            precise = torch.promote_types(query.dtype, torch.float32)
+            scores = query_means.to(precise) @ key_means.to(precise).mT * query.shape[-1] ** -0.5
+            kernel = scores.softmax(dim=-1)
+            if mask is not None:
+                short = rearrange(mask.sum(dim=-1) <= landmarks, "b -> b 1 1 1")
+                kernel = torch.where(short, torch.eye(landmarks, dtype=precise, device=kernel.device), kernel)
+            inverse = pseudo_inverse(kernel, self.iterations, self.pinv_init)
+            corrected = (inverse @ landmark_output.to(precise)).to(value.dtype)
+        output = F.scaled_dot_product_attention(query, key_means, corrected)
+
+        if mask is not None:
+            # In a short row each token is its own landmark, whose output is the token's exact attention.
+            index = rearrange(segment, "b t -> b 1 t 1").expand(-1, *output.shape[1:2], -1, output.shape[3])
+            output = torch.where(short, landmark_output.gather(2, index).to(output.dtype), output)
+        return output
+
+
+def segments(mask: torch.Tensor, landmarks: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cut the real tokens of each row into segments: of n tokens the one of rank r goes to ⌊r · landmarks / n⌋.
+
+    mask (B, T), true = token. Returns each token's segment (B, T) and the matrix (B, landmarks, T) that takes
+    the mean of each segment; a segment without tokens, as short rows have them, gets zero.
+    """
+    rank = mask.cumsum(dim=-1) - 1
+    count = mask.sum(dim=-1, keepdim=True).clamp(min=1)
+    segment = (rank * landmarks // count).clamp(min=0)
+    member = F.one_hot(segment, landmarks).mT * mask[:, None]
+    return segment, member / member.sum(dim=-1, keepdim=True).clamp(min=1)
+
+
+def segment_means(means: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    """(B, landmarks, T) and (B, heads, T, head_dim) to (B, heads, landmarks, head_dim)."""
+    # one product for all heads: the merge is free where the heads were split from a projection's output
+    merged = means.to(tokens.dtype) @ rearrange(tokens, "b h t d -> b t (h d)")
+    return rearrange(merged, "b m (h d) -> b h m d", h=tokens.shape[1])
+
+
+def pseudo_inverse(kernel: torch.Tensor, iterations: int, init: str) -> torch.Tensor:
+    """Approximate the Moore-Penrose inverse of row-stochastic matrices (B, heads, m, m) by the iteration of
+    order three of Razavi et al. 2014 (Nyströmformer, equation 14).
+
+    It starts from the transpose divided by the largest column sum: that of each matrix (`init` "exact"), or the
+    largest one over the heads of the row ("original"; the released code takes it over the whole batch).
+    """
+    columns = kernel.sum(dim=-2, keepdim=True).amax(dim=-1, keepdim=True)
+    if init == "original":
+        columns = columns.amax(dim=1, keepdim=True)
+    inverse = kernel.mT / columns
+    eye = torch.eye(kernel.shape[-1], dtype=kernel.dtype, device=kernel.device)
+    for _ in range(iterations):
+        product = kernel @ inverse
+        inverse = 0.25 * inverse @ (13 * eye - product @ (15 * eye - product @ (7 * eye - product)))
+    return inverse

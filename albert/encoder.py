@@ -1,0 +1,91 @@
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import nn
+
+from albert.attention import build_attention
+from albert.config import AlbertConfig
+
+ACTIVATIONS = {
+    "gelu": F.gelu,
+    "gelu_new": partial(F.gelu, approximate="tanh"),
+    "relu": F.relu,
+    "tanh": torch.tanh,
+    "silu": F.silu,
+}
+
+
+class AttentionBlock(nn.Module):
+    """Multi-head attention of any kind with its residual and LayerNorm: (B, T, H) to (B, T, H)."""
+
+    def __init__(self, config: AlbertConfig):
+        super().__init__()
+        size = config.hidden_size
+        self.heads = config.num_attention_heads
+        self.pre_norm = config.norm_position == "pre"
+        self.query = nn.Linear(size, size)
+        self.key = nn.Linear(size, size)
+        self.value = nn.Linear(size, size)
+        self.attend = build_attention(config)
+        self.output = nn.Linear(size, size)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.norm = nn.LayerNorm(size, eps=config.layer_norm_eps)
+
+    def forward(self, hidden: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        inputs = self.norm(hidden) if self.pre_norm else hidden
+        query, key, value = (rearrange(project(inputs), "b t (h d) -> b h t d", h=self.heads)
+                             for project in (self.query, self.key, self.value))
+        attended = rearrange(self.attend(query, key, value, mask), "b h t d -> b t (h d)")
+        hidden = hidden + self.dropout(self.output(attended))
+        return hidden if self.pre_norm else self.norm(hidden)
+
+
+class FeedForward(nn.Module):
+    """The position-wise network with its residual and LayerNorm: (B, T, H) to (B, T, H)."""
+
+    def __init__(self, config: AlbertConfig):
+        super().__init__()
+        self.pre_norm = config.norm_position == "pre"
+        self.intermediate = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.activation = ACTIVATIONS[config.hidden_act]
+        self.output = nn.Linear(config.intermediate_size, config.hidden_size)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        inputs = self.norm(hidden) if self.pre_norm else hidden
+        hidden = hidden + self.dropout(self.output(self.activation(self.intermediate(inputs))))
+        return hidden if self.pre_norm else self.norm(hidden)
+
+
+class Encoder(nn.Module):
+    """`num_hidden_layers` steps through blocks whose parameters are shared over depth (ALBERT, section 3.1).
+
+    The steps are divided evenly among the groups; a step runs the `inner_group_num` layers of its group.
+    `share` says which blocks follow the groups: the others are new at every step.
+    """
+
+    def __init__(self, config: AlbertConfig):
+        super().__init__()
+        inner = config.inner_group_num
+        self.attention = nn.ModuleList(AttentionBlock(config) for _ in range(config.attention_groups * inner))
+        self.feed_forward = nn.ModuleList(FeedForward(config) for _ in range(config.ffn_groups * inner))
+        self.norm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps) if config.norm_position == "pre" else None
+        self.steps = list(zip(layer_indices(config, config.attention_groups),
+                              layer_indices(config, config.ffn_groups)))
+
+    def forward(self, hidden: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        """hidden (B, T, H) and mask (B, T), true = token, to (B, T, H)."""
+        for attention, feed_forward in self.steps:
+            hidden = self.attention[attention](hidden, mask)
+            hidden = self.feed_forward[feed_forward](hidden)
+        return hidden if self.norm is None else self.norm(hidden)
+
+
+def layer_indices(config: AlbertConfig, groups: int) -> list[int]:
+    """Index of the layer that each of the num_hidden_layers · inner_group_num applications takes."""
+    steps_per_group = config.num_hidden_layers / groups  # a float, as in the release: groups need not divide the steps
+    return [int(step / steps_per_group) * config.inner_group_num + inner
+            for step in range(config.num_hidden_layers) for inner in range(config.inner_group_num)]

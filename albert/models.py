@@ -1,0 +1,143 @@
+"""ALBERT (Lan et al. 2020) and BERT (Devlin et al. 2019), with the heads of pretraining and of the tasks.
+
+Shapes: B rows, T tokens a row, H hidden_size, V vocab_size, C choices.
+Every model takes input_ids and token_type_ids (B, T), token_type_ids=None for one segment, and attention_mask
+(B, T), 1 or true = token, 0 or false = padding, None = no padding.
+"""
+
+from typing import NamedTuple
+
+import torch
+from einops import rearrange
+from torch import nn
+
+from albert.config import AlbertConfig
+from albert.embeddings import Embeddings
+from albert.encoder import Encoder
+from albert.heads import ClassificationHead, MaskedLMHead
+from albert.pretrained import PretrainedModel, initialize
+
+
+class PretrainingOutput(NamedTuple):
+    mlm_logits: torch.Tensor            # (B, T, V), or (M, V) for M masked positions
+    sop_logits: torch.Tensor | None     # (B, 2); None without a sentence objective
+
+
+class QuestionAnsweringOutput(NamedTuple):
+    start_logits: torch.Tensor          # (B, T)
+    end_logits: torch.Tensor            # (B, T)
+
+
+class Albert(PretrainedModel):
+    """The encoder without a task: returns hidden states (B, T, H) and the pooled first token (B, H).
+
+    `pooler=False` leaves the pooler out and returns None in its place.
+    """
+
+    def __init__(self, config: AlbertConfig, pooler: bool = True):
+        super().__init__()
+        self.config = config
+        self.embeddings = Embeddings(config)
+        self.encoder = Encoder(config)
+        self.pooler = nn.Linear(config.hidden_size, config.hidden_size) if pooler else None
+        initialize(self, config)
+
+    def forward(self, input_ids: torch.Tensor, token_type_ids: torch.Tensor | None = None,
+                attention_mask: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor | None]:
+        mask = None if attention_mask is None else attention_mask.bool()
+        hidden = self.encoder(self.embeddings(input_ids, token_type_ids), mask)
+        pooled = None if self.pooler is None else torch.tanh(self.pooler(hidden[:, 0]))
+        return hidden, pooled
+
+
+class AlbertForPretraining(PretrainedModel):
+    """Masked language modelling and sentence order (or next sentence) prediction.
+
+    With sentence_objective="none" there is no pooler and no sentence head.
+    """
+
+    def __init__(self, config: AlbertConfig):
+        super().__init__()
+        self.config = config
+        sentences = config.sentence_objective != "none"
+        self.albert = Albert(config, pooler=sentences)
+        self.mlm_head = MaskedLMHead(config)
+        dropout = config.classifier_dropout_prob if config.model_type == "albert" else 0.0
+        self.sentence_head = ClassificationHead(config.hidden_size, 2, dropout) if sentences else None
+        initialize(self.mlm_head, config)
+        if sentences:
+            initialize(self.sentence_head, config)
+
+    def forward(self, input_ids: torch.Tensor, token_type_ids: torch.Tensor | None = None,
+                attention_mask: torch.Tensor | None = None,
+                masked_positions: torch.Tensor | None = None) -> PretrainingOutput:
+        """masked_positions (M,): indices into the flattened (B · T) tokens on which alone the MLM head runs."""
+        hidden, pooled = self.albert(input_ids, token_type_ids, attention_mask)
+        if masked_positions is not None:
+            hidden = rearrange(hidden, "b t h -> (b t) h").index_select(0, masked_positions)
+        mlm_logits = self.mlm_head(hidden, self.albert.embeddings.word_embeddings.weight)
+        return PretrainingOutput(mlm_logits, None if pooled is None else self.sentence_head(pooled))
+
+
+class AlbertForSequenceClassification(PretrainedModel):
+    """Logits (B, num_labels) from the pooled first token; regression has one label."""
+
+    def __init__(self, config: AlbertConfig):
+        super().__init__()
+        self.config = config
+        self.albert = Albert(config)
+        self.classifier = ClassificationHead(config.hidden_size, config.num_labels, config.classifier_dropout_prob)
+        initialize(self.classifier, config)
+
+    def forward(self, input_ids: torch.Tensor, token_type_ids: torch.Tensor | None = None,
+                attention_mask: torch.Tensor | None = None) -> torch.Tensor:
+        return self.classifier(self.albert(input_ids, token_type_ids, attention_mask)[1])
+
+
+class AlbertForTokenClassification(PretrainedModel):
+    """Logits (B, T, num_labels) for every token."""
+
+    def __init__(self, config: AlbertConfig):
+        super().__init__()
+        self.config = config
+        self.albert = Albert(config, pooler=False)
+        self.classifier = ClassificationHead(config.hidden_size, config.num_labels, config.classifier_dropout_prob)
+        initialize(self.classifier, config)
+
+    def forward(self, input_ids: torch.Tensor, token_type_ids: torch.Tensor | None = None,
+                attention_mask: torch.Tensor | None = None) -> torch.Tensor:
+        return self.classifier(self.albert(input_ids, token_type_ids, attention_mask)[0])
+
+
+class AlbertForQuestionAnswering(PretrainedModel):
+    """Logits (B, T) of the answer's first token and of its last."""
+
+    def __init__(self, config: AlbertConfig):
+        super().__init__()
+        self.config = config
+        self.albert = Albert(config, pooler=False)
+        self.span_head = ClassificationHead(config.hidden_size, 2)
+        initialize(self.span_head, config)
+
+    def forward(self, input_ids: torch.Tensor, token_type_ids: torch.Tensor | None = None,
+                attention_mask: torch.Tensor | None = None) -> QuestionAnsweringOutput:
+        logits = self.span_head(self.albert(input_ids, token_type_ids, attention_mask)[0])
+        return QuestionAnsweringOutput(*logits.unbind(dim=-1))
+
+
+class AlbertForMultipleChoice(PretrainedModel):
+    """Logits (B, C), one a choice; the inputs are (B, C, T)."""
+
+    def __init__(self, config: AlbertConfig):
+        super().__init__()
+        self.config = config
+        self.albert = Albert(config)
+        self.classifier = ClassificationHead(config.hidden_size, 1, config.classifier_dropout_prob)
+        initialize(self.classifier, config)
+
+    def forward(self, input_ids: torch.Tensor, token_type_ids: torch.Tensor | None = None,
+                attention_mask: torch.Tensor | None = None) -> torch.Tensor:
+        inputs = (None if tensor is None else rearrange(tensor, "b c t -> (b c) t")
+                  for tensor in (input_ids, token_type_ids, attention_mask))
+        logits = self.classifier(self.albert(*inputs)[1])
+        return rearrange(logits, "(b c) 1 -> b c", b=input_ids.shape[0])

@@ -1,0 +1,282 @@
+"""Models from folders and into folders: config.json and model.safetensors, in the layout of 🤗 Transformers."""
+
+import json
+import logging
+import os
+import re
+import zipfile
+from pathlib import Path
+from pickle import UnpicklingError
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from albert.config import AlbertConfig
+from albert.errors import ModelError
+from albert.names import ARCHITECTURES, EXTENDED_SUFFIX, disk_name, expressible, plain_name
+
+logger = logging.getLogger("albert")
+
+WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin",
+                "pytorch_model.bin.index.json")
+
+
+class PretrainedModel(nn.Module):
+    """Gives a model `from_pretrained` and `save_pretrained`; the model's only other duty is its `config`."""
+
+    config: AlbertConfig
+
+    @classmethod
+    def from_pretrained(cls, path: str | os.PathLike, **changes):
+        """Read a model, in evaluation mode, in float32 (float64 stays).
+
+        path: a run folder (its newest complete checkpoint), a checkpoint folder, or a folder or hub name in the
+        Hugging Face layout. changes: configuration keys that differ from the folder's, such as num_labels; a
+        classifier made for another number of labels is then begun anew. A head that the folder lacks is
+        initialised, which is logged. On CPU the weights are the file's own pages, read when first touched.
+
+        Raises ModelError for a folder without a model, an unreachable hub, damaged files, and weights that are
+        missing, unexpected or of another shape than the configuration implies.
+        """
+        folder = checkpoint_folder(path)
+        config = read_config(folder, **changes)
+        with torch.device("meta"):
+            model = cls(config)
+        new_labels = not {"num_labels", "id2label"}.isdisjoint(changes)
+        weights, anew = match_weights(model, read_weights(folder), folder, new_labels)
+        model.load_state_dict(weights, strict=False, assign=True)
+        for name in anew:
+            model.get_submodule(name).to_empty(device="cpu")
+            initialize(model.get_submodule(name), config)
+        if anew:
+            logger.warning("%s: %s not in the checkpoint, initialised anew", folder, ", ".join(anew))
+        return model.eval()
+
+    def save_pretrained(self, folder: str | os.PathLike):
+        """Write config.json and model.safetensors, each whole or not at all. Raises ModelError if it can't."""
+        folder, config = Path(folder), self.config
+        prefix = "" if type(self).__name__ == "Albert" else f"{config.model_type}."
+        weights = {}
+        for name, weight in self.state_dict().items():
+            known = disk_name(name if prefix else f"albert.{name}", config)
+            in_encoder = expressible(config) and (not prefix or name.startswith("albert."))
+            weights[prefix + known if in_encoder else known] = weight.detach().cpu().contiguous()
+        metadata = {"format": "pt", "checksum": str(checksum(weights.values()))}
+        text = json.dumps(config_json(self), indent=2) + "\n"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_whole(folder / "model.safetensors", lambda path: save_file(weights, path, metadata))
+            write_whole(folder / "config.json", lambda path: path.write_text(text, encoding="utf-8"))
+        except (OSError, SafetensorError) as error:
+            raise ModelError(f"{folder}: can't write the model: {error}") from error
+
+
+def initialize(module: nn.Module, config: AlbertConfig):
+    """Draw every matrix from a normal distribution of initializer_range; biases 0, LayerNorm the identity."""
+    with torch.no_grad():
+        for name, weight in module.named_parameters():
+            if name.endswith("bias"):
+                weight.zero_()
+            elif weight.ndim == 1:
+                weight.fill_(1.0)
+            else:
+                weight.normal_(std=config.initializer_range)
+        for part in module.modules():
+            if isinstance(part, nn.Embedding) and part.padding_idx is not None:
+                part.weight[part.padding_idx] = 0
+
+
+def checkpoint_folder(path: str | os.PathLike) -> Path:
+    """The folder with the model that `path` names; see `PretrainedModel.from_pretrained`.
+
+    Raises ModelError where there is none.
+    """
+    folder = Path(path).expanduser()
+    if (folder / "checkpoints").is_dir():
+        steps = {int(step[1]): child for child in (folder / "checkpoints").iterdir()
+                 if (step := re.fullmatch(r"step-(\d+)", child.name)) and (child / "config.json").is_file()
+                 and (child / "model.safetensors").is_file()}
+        if not steps:
+            raise ModelError(f"{folder}: no complete checkpoint in this run folder")
+        return steps[max(steps)]
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise ModelError(f"{folder}: no model here, neither config.json nor checkpoints/")
+        return folder
+    if folder.exists():
+        raise ModelError(f"{folder}: a file; name the folder with config.json and the weights")
+    if not re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", str(path)):
+        raise ModelError(f"{folder}: no such folder")
+    return download(str(path))
+
+
+def download(name: str) -> Path:
+    """Fetch a model from the Hugging Face hub into its cache. Raises ModelError if that fails."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        folder = Path(snapshot_download(name, allow_patterns=["*.json", "*.txt", "*.model", "model*.safetensors"]))
+        if not any((folder / file).is_file() for file in WEIGHT_FILES[:2]):
+            snapshot_download(name, allow_patterns=["pytorch_model*.bin"])
+        return folder
+    except Exception as error:  # the hub's client lets errors of several network packages through
+        reason = str(error).strip().split("\n")[0]
+        raise ModelError(f"{name}: no such folder, and not to be had from the Hugging Face hub ({reason}); "
+                         "download it elsewhere and name the local folder") from error
+
+
+def read_config(folder: Path, **changes) -> AlbertConfig:
+    """Configuration of a model folder, with keys changed. Raises ModelError, naming the file."""
+    file = folder / "config.json"
+    try:
+        mapping = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelError(f"{file}: not JSON: {error}") from error
+    if not isinstance(mapping, dict):
+        raise ModelError(f"{file}: expected a JSON object")
+    for key, expected in (("position_embedding_type", "absolute"), ("is_decoder", False),
+                          ("add_cross_attention", False), ("tie_word_embeddings", True)):
+        if mapping.get(key, expected) != expected:
+            raise ModelError(f"{file}: {key}={mapping[key]!r}: only {expected!r} is supported")
+    if "classifier_dropout" in mapping:
+        mapping.setdefault("classifier_dropout_prob", mapping["classifier_dropout"])
+    if isinstance(mapping.get("model_type"), str):
+        mapping["model_type"] = mapping["model_type"].removesuffix(EXTENDED_SUFFIX)
+    if "num_labels" in changes:
+        mapping.pop("id2label", None)
+    try:
+        return AlbertConfig.from_dict(mapping | changes)
+    except ModelError as error:
+        raise ModelError(f"{file}: {error}") from error
+
+
+def config_json(model: PretrainedModel) -> dict:
+    """What `save_pretrained` writes into config.json."""
+    config, name = model.config, type(model).__name__
+    values = {key: value for key, value in config.to_dict().items() if value is not None}
+    if name in ("AlbertForSequenceClassification", "AlbertForTokenClassification"):
+        labels = config.id2label or {index: f"LABEL_{index}" for index in range(config.num_labels)}
+        values |= {"id2label": labels, "label2id": {label: index for index, label in labels.items()}}
+    else:  # Transformers takes the width of any head from the labels
+        values.pop("id2label", None)
+    del values["num_labels"]
+    values["dtype"] = str(next(model.parameters()).dtype).removeprefix("torch.")
+    values["pad_token_id"] = config.pad_token_id
+    values["classifier_dropout"] = config.classifier_dropout_prob
+    if not expressible(config):
+        return {"architectures": [name], **values, "model_type": config.model_type + EXTENDED_SUFFIX}
+    # share="none" is a group for every layer; Transformers knows no other way to say it
+    values["num_hidden_groups"] = config.attention_groups
+    counterpart = ARCHITECTURES[name]
+    if name == "AlbertForPretraining" and config.sentence_objective == "none":
+        counterpart = "ForMaskedLM"
+    return {"architectures": [config.model_type.capitalize() + counterpart], **values}
+
+
+def read_weights(folder: Path) -> dict[str, torch.Tensor]:
+    """All tensors of a model folder by their names on disk. Raises ModelError, naming the file."""
+    files = [folder / name for name in WEIGHT_FILES if (folder / name).is_file()]
+    if not files:
+        raise ModelError(f"{folder}: no weights here; expected one of {', '.join(WEIGHT_FILES)}")
+    if files[0].suffix != ".json":
+        return read_weight_file(files[0])
+    try:
+        shards = sorted(set(json.loads(files[0].read_text(encoding="utf-8"))["weight_map"].values()))
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise ModelError(f"{files[0]}: not an index of weight files") from error
+    weights = {}
+    for shard in shards:
+        if not (folder / shard).is_file():
+            raise ModelError(f"{files[0]}: names {shard}, which is not in the folder")
+        weights |= read_weight_file(folder / shard)
+    return weights
+
+
+def read_weight_file(file: Path) -> dict[str, torch.Tensor]:
+    if file.suffix == ".safetensors":
+        try:
+            with safe_open(file, "pt") as opened:
+                expected = (opened.metadata() or {}).get("checksum")
+            weights = load_file(file)
+        except (SafetensorError, OSError) as error:
+            raise ModelError(f"{file}: damaged or not safetensors: {error}") from error
+        if expected is not None and expected != str(checksum(weights.values())):
+            raise ModelError(f"{file}: damaged: the weights do not add up to the checksum they were saved with")
+        return weights
+    try:
+        weights = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
+    except UnpicklingError as error:
+        raise ModelError(f"{file}: not loaded, since it would unpickle more than tensors or is damaged; "
+                         "convert it to model.safetensors where you trust it") from error
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise ModelError(f"{file}: damaged or not a PyTorch file: {str(error).splitlines()[0]}") from error
+    if not isinstance(weights, dict) or not all(isinstance(weight, torch.Tensor) for weight in weights.values()):
+        raise ModelError(f"{file}: expected a state dictionary of tensors")
+    return weights
+
+
+def match_weights(model: PretrainedModel, stored: dict[str, torch.Tensor], folder: Path,
+                  new_labels: bool) -> tuple[dict[str, torch.Tensor], list[str]]:
+    """Weights by their names in `model`, and the heads that the stored ones lack.
+
+    Raises ModelError for a missing encoder weight, one of another shape, and an unexpected encoder weight.
+    """
+    config = model.config
+    available = {plain_name(name, config.model_type): name for name in stored}
+    weights, missing, renewed = {}, [], set()
+    bare = type(model).__name__ == "Albert"
+    for name, parameter in model.state_dict().items():
+        full = f"albert.{name}" if bare else name
+        source = available.pop(disk_name(full, config), None)
+        if source is None:
+            missing.append(name)
+        elif stored[source].shape != parameter.shape:
+            if new_labels and name.startswith("classifier."):
+                renewed.add("classifier")
+                continue
+            raise ModelError(f"{folder}: {source} is {tuple(stored[source].shape)}, but config.json implies "
+                             f"{tuple(parameter.shape)}")
+        elif not stored[source].is_floating_point():
+            raise ModelError(f"{folder}: {source} is {stored[source].dtype}: quantised weights are not supported")
+        else:
+            weights[name] = stored[source] if stored[source].itemsize >= 4 else stored[source].float()
+    for name in missing:
+        head = re.match(r"(albert\.)?(pooler|\w+_head|classifier)(?=\.)", name)
+        if head is None or any(given.startswith(head[0] + ".") for given in weights):
+            known = disk_name(f"albert.{name}" if bare else name, config)
+            raise ModelError(f"{folder}: no weight {known}, which config.json implies ({len(missing)} missing in all)")
+        renewed.add(head[0])
+    available.pop(None, None)
+    unexpected = sorted(available.values())
+    for name in unexpected:
+        if re.search(r"(^|\.)(embeddings|encoder)\.", name):
+            raise ModelError(f"{folder}: weight {name} has no place in the model that config.json describes "
+                             f"({len(unexpected)} such in all)")
+    unknown = [name for name in unexpected if not re.match(
+        r"(albert\.|bert\.|extended\.)*(pooler|predictions|sop_classifier|cls|classifier|qa_outputs|\w+_head)\.", name)]
+    if unknown:
+        logger.warning("%s: not used: %s", folder, ", ".join(unknown))
+    return weights, sorted(renewed)
+
+
+def checksum(weights) -> int:
+    """Sum of all tensors' bytes as 64-bit words, modulo 2⁶⁴: finds any flipped bit at the speed of memory."""
+    total = 0
+    for weight in weights:
+        flat = weight.reshape(-1).view(torch.uint8)
+        words = len(flat) // 8 * 8
+        aligned = flat[:words] if flat.storage_offset() % 8 == 0 else flat[:words].clone()
+        total += int(aligned.view(torch.int64).sum()) + int.from_bytes(bytes(flat[words:].tolist()), "little")
+    return total % 2**64
+
+
+def write_whole(file: Path, write):
+    """Let `write` write a temporary file beside `file`, then rename it: `file` is old or new, never half."""
+    temporary = file.with_name(file.name + ".tmp")
+    try:
+        write(temporary)
+        os.replace(temporary, file)
+    finally:
+        temporary.unlink(missing_ok=True)

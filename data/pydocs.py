@@ -1,0 +1,208 @@
+"""English prose from the documentation of the Python that runs: its standard library, the `pydoc` topics, and
+the packages that requirements.txt names with what they require. Sources are read, never imported."""
+
+import ast
+import hashlib
+import importlib.metadata
+import inspect
+import platform
+import re
+import sysconfig
+import warnings
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path, PurePath
+
+REQUIREMENTS = Path(__file__).resolve().parents[1] / "requirements.txt"
+SKIPPED_FOLDERS = {"test", "tests", "idle_test", "site-packages", "dist-packages", "_internal", "_vendor"}
+MIN_WORDS = 6
+
+# Python's comments and strings. A documentation string is the triple-quoted one that begins a line (group 1).
+LEXEME = re.compile(
+    r'#[^\n]*|^[ \t]*([rR]?"""(?:[^"\\]|\\.|"(?!""))*"""|[rR]?\'\'\'(?:[^\'\\]|\\.|\'(?!\'\'))*\'\'\')'
+    r'|"""(?:[^"\\]|\\.|"(?!""))*"""|\'\'\'(?:[^\'\\]|\\.|\'(?!\'\'))*\'\'\''
+    r'|"(?:[^"\\\n]|\\.)*"|\'(?:[^\'\\\n]|\\.)*\'',
+    re.DOTALL | re.MULTILINE,
+)
+# Directives whose indented content is no prose; that of any other (note, warning, ...) is kept.
+CODE_DIRECTIVE = re.compile(
+    r"\.\. *(code|code-block|sourcecode|ipython|math|plot|testcode|testsetup|testoutput|doctest|parsed-literal|"
+    r"productionlist|auto\w+|currentmodule|table|list-table|csv-table|figure|image|toctree|include|only|"
+    r"literalinclude|highlight|index|seealso|envvar|_[^:]+:|\[[#\w]+\]|\|)"
+)
+DIRECTIVE = re.compile(r"\.\. *[\w:-]+:: *(?:\d[\w.]*)?\s*")
+UNDERLINE = re.compile(r"([-=~^*\"'`#+_.:])\1{2,}$")
+BULLET = re.compile(r"(?:[-*+] |\(?\d{1,2}[.)] |\(?[a-z]\) |#\. )\s*")
+TYPED_FIELD = re.compile(r"[*`]*\w[\w.*`, ]*[ `]: ?\S.*(?<![.!?])$")  # numpydoc's `axis : int, optional`
+FIELD = re.compile(r":\w+(?: [^:]+)?: *|@\w+:? +|[*`'\"]*\w[\w.]*[*`'\"]*(?: ?\([^)]*\))?(?:| -|-)[:-] +")
+MARKUP = (
+    (re.compile(r":[\w:+-]+:`[~!.]*([^`<]+?)(?: *<[^`>]*>)?`"), r"\1"),  # :class:`~a.B`, :ref:`text <target>`
+    (re.compile(r"`([^`<]+?) *<[^`>]*>`__?"), r"\1"),  # `text <address>`_
+    (re.compile(r"\[([^\]]+)\]\(\S+\)"), r"\1"),  # [text](address)
+    (re.compile(r"``?[~!.]*([^`]+)``?_{0,2}"), r"\1"),
+    (re.compile(r"(?<![\w*])(\*\*?)([\w(][^*]*?)\1(?![\w*])"), r"\2"),
+    (re.compile(r" ?\[[#\d]\w*\]_?"), ""),  # footnotes and citations
+    (re.compile(r"\|(\w+)\|_?"), r"\1"),
+    (re.compile(r"(?<=\w)__?(?=[\s,.;:)]|$)"), ""),
+)
+MARKED = re.compile(r"[`*\[|_]")
+QUOTES = str.maketrans({"\u2018": "'", "\u2019": "'", "\u201c": '"', "\u201d": '"', "\u2013": "-", "\u2014": "--"})
+ENDED = re.compile(r"[.!?][\"')`]*$")
+CODE = re.compile(
+    r">>>|[$\\{}|@^`]|[=<>~*]{2}|https?:|\b(?:def|import|self)\b[ (]|\breturn \w+\(|\w\(\w+=|__\w+__|::|\+-|"
+    r" [.,;:)]|\( |\.\.\.|\[\w*\]|TODO|Copyright"
+)
+TOKEN = re.compile(r"\S*[_=()\[\]/<>*+#~&%]\S*|\w+\.\w+|\d\S*")
+WORD = re.compile(r"[A-Za-z]+(?:['-][A-Za-z]+)*")
+COMMON = set(
+    "a an the of to in is are be been was were and or not no if it its this that these those with for from by as "
+    "on at which when where then than into will would can may must should has have had do does you your we they "
+    "each any all one only also but so such there how what other same used use using whether between".split()
+)
+
+
+def paragraphs() -> Iterator[tuple[bool, str]]:
+    """Yields (starts_document, paragraph): a module is a document, a paragraph appears once in all."""
+    return iter(gathered())
+
+
+def fingerprint() -> dict:
+    """What decides the text: the versions of Python, of the packages and of these rules."""
+    return {
+        "python": platform.python_version(),
+        "packages": {name: importlib.metadata.version(name) for name in packages()},
+        "rules": hashlib.sha256(Path(__file__).read_bytes()).hexdigest(),
+    }
+
+
+@cache
+def gathered() -> tuple[tuple[bool, str], ...]:
+    seen = set()
+    found = []
+    for path in modules():
+        starts = True
+        for text in docstrings(path):
+            for paragraph in prose(text):
+                key = re.sub(r"\W+", " ", paragraph).lower()
+                if key not in seen:
+                    seen.add(key)
+                    found.append((starts, paragraph))
+                    starts = False
+    return tuple(found)
+
+
+def modules() -> Iterator[Path]:
+    """The `.py` files read: the standard library's and those of the packages, each sorted."""
+    library = Path(sysconfig.get_path("stdlib"))
+    yield from (path for path in sorted(library.rglob("*.py")) if wanted(path.relative_to(library)))
+    for name in packages():
+        yield from sorted(Path(f.locate()) for f in importlib.metadata.files(name) or [] if wanted(f))
+
+
+def wanted(path: PurePath) -> bool:
+    return path.suffix == ".py" and SKIPPED_FOLDERS.isdisjoint(path.parts)
+
+
+@cache
+def packages() -> tuple[str, ...]:
+    """The installed ones among the packages that requirements.txt names and those that they require, sorted."""
+    found = set()
+    open_ = REQUIREMENTS.read_text(encoding="utf-8").splitlines()
+    while open_:
+        requirement = re.match(r"[A-Za-z0-9][\w.-]*", open_.pop())
+        name = requirement and re.sub(r"[-_.]+", "-", requirement[0]).lower()
+        if name and name not in found and any(importlib.metadata.distributions(name=name)):
+            found.add(name)
+            open_ += (line for line in importlib.metadata.requires(name) or [] if "extra ==" not in line)
+    return tuple(sorted(found))
+
+
+def docstrings(path: Path) -> Iterator[str]:
+    """The documentation strings of a module, arguments on a line of their own (`add_docstr(f, "…")`) included."""
+    source = path.read_text(encoding="utf-8", errors="replace")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # invalid escapes in other people's strings
+        if path.parent.name == "pydoc_data":
+            for node in ast.walk(ast.parse(source)):
+                if isinstance(node, ast.Dict):
+                    yield from map(ast.literal_eval, node.values)
+        for lexeme in LEXEME.finditer(source):
+            if lexeme[1] and len(lexeme[1]) > 30:
+                try:
+                    yield ast.literal_eval(lexeme[1])
+                except (SyntaxError, ValueError):
+                    pass  # an escape that is none, in a template
+
+
+def prose(docstring: str) -> Iterator[str]:
+    """The paragraphs of a docstring that read as English, without markup, white space folded."""
+    for candidate in candidates(inspect.cleandoc(docstring).splitlines()):
+        if len(candidate) > 4 * MIN_WORDS and ENDED.search(candidate):
+            text = plain(candidate)
+            if readable(text):
+                yield text
+
+
+def candidates(lines: list[str]) -> Iterator[str]:
+    """Runs of lines that belong together: at one indentation, a list item or field on its own; code left out."""
+    run: list[str] = []
+    hangs = False  # the run is an item, whose further lines are indented
+    run_indent = 0
+    code_indent = None  # lines deeper than this are code
+    for line in lines:
+        text = line.strip()
+        indent = len(line) - len(line.lstrip())
+        if text and code_indent is not None:
+            if indent > code_indent:
+                continue
+            code_indent = None
+        if UNDERLINE.match(text):
+            run = []  # the line above is a heading
+            continue
+        item = BULLET.match(text) or FIELD.match(text)
+        if run and (not text or item or text.startswith("..") or indent != run_indent):
+            if text and not item and hangs and indent > run_indent:
+                run_indent, hangs = indent, False
+            else:
+                yield " ".join(run)
+                run = []
+        if not text or TYPED_FIELD.match(text) and not run:
+            continue
+        if text.startswith(">>>") or CODE_DIRECTIVE.match(text):
+            run = []
+            code_indent = indent - text.startswith(">>>")
+            continue
+        if text.startswith(".."):
+            text = DIRECTIVE.sub("", text, count=1)
+            if not text or text.startswith(".."):
+                continue
+        if not run:
+            run_indent, hangs = indent, bool(item)
+        run.append(text)
+        if text.endswith("::"):
+            run = []
+            code_indent = indent
+    yield " ".join(run)
+
+
+def plain(text: str) -> str:
+    """The paragraph without bullet, field name and inline markup, its first letter a capital."""
+    bullet = BULLET.match(text)
+    text = text[bullet.end():] if bullet else text
+    field = FIELD.match(text)
+    text = text[field.end():] if field else text
+    if MARKED.search(text):
+        for pattern, replacement in MARKUP:
+            text = pattern.sub(replacement, text)
+    text = " ".join(text.translate(QUOTES).split())
+    return text[:1].upper() + text[1:]
+
+
+def readable(text: str) -> bool:
+    words = WORD.findall(text)
+    if len(words) < MIN_WORDS or not text.isascii() or CODE.search(text) or not re.match(r"[\"'(]?[A-Z]", text):
+        return False
+    common = sum(word.lower() in COMMON for word in words)
+    letters = sum(map(len, words))
+    odd = len(TOKEN.findall(text))
+    return common >= 0.2 * len(words) and letters >= 0.72 * len(text) and odd <= 0.15 * len(text.split())

@@ -1,0 +1,180 @@
+"""Where text comes from: local files, hub datasets and Python's own documentation, as one stream."""
+
+import difflib
+import glob
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from data import pydocs
+from data.errors import DataError
+from data.files import SUFFIXES, LocalFile, Paragraphs, column_texts, first_line, row_paragraphs
+
+DOCUMENTS = ("file", "blank-line", "line")
+SMALL_BYTES = 2_000_000
+WIKIPEDIA = ("wikimedia/wikipedia", "20231101.en")
+
+
+def open_source(
+    names: Sequence[str], *, text_field: str = "text", documents: str = "file", small: bool = False
+) -> "Source":
+    """The text that the values of `--data` name, concatenated in their order.
+
+    A name is `pydocs`, `wikipedia`, `hf:NAME[:CONFIG]`, a file, a folder (every file of a known suffix below
+    it, sorted by path, hidden ones left out) or a glob. `documents` says where a `.txt` file is cut into
+    documents: at its end (`file`), at blank lines or at each line. Rows of the other formats are documents,
+    and `text_field` names their column. `small` keeps 1 % of the text, at least 2 MB of local input.
+    Raises DataError for what cannot be found, has an unknown format or is empty.
+    """
+    if documents not in DOCUMENTS:
+        raise DataError(f"--documents {documents}: unknown; choose from {', '.join(DOCUMENTS)}")
+    if isinstance(names, str) or not names:
+        raise DataError(f"--data {names!r}: expected one or more names, such as pydocs or a folder")
+    parts = []
+    for name in names:
+        if name == "pydocs":
+            parts.append(PythonDocs())
+        elif name == "wikipedia":
+            parts.append(HubDataset(*WIKIPEDIA, "text", small))
+        elif name.startswith("hf:"):
+            repository, _, configuration = name.removeprefix("hf:").partition(":")
+            parts.append(HubDataset(repository, configuration or None, text_field, small))
+        else:
+            parts.extend(LocalFile(path, text_field, documents) for path in local_files(name))
+    return Source(names, parts, small)
+
+
+class Source:
+    """A stream of paragraphs with its cache key.
+
+    `name` is for people; `total_bytes` is the input's size on disk, None where it is not known beforehand;
+    `bytes_read` says how much of it `paragraphs` has consumed so far (compressed bytes of compressed files).
+    """
+
+    def __init__(
+        self, names: Sequence[str], parts: Sequence["LocalFile | HubDataset | PythonDocs"], small: bool
+    ):
+        self.name = " + ".join(names)
+        self.parts = parts
+        self.small = small
+        sizes = [part.size for part in parts]
+        self.total_bytes = None if None in sizes else sum(sizes)
+        self.bytes_read = 0
+
+    def fingerprint(self) -> dict:
+        """Everything that decides the text, ready for JSON."""
+        return {"small": self.small, "parts": [part.fingerprint() for part in self.parts]}
+
+    def paragraphs(self) -> Paragraphs:
+        """Yields (starts_document, paragraph): not empty, each run of white space one blank, at most 100,000
+        characters (a longer paragraph is cut at white space). Raises DataError for faulty or absent text."""
+        self.bytes_read = 0
+        found = False
+        allowed = math.inf
+        if self.small:
+            allowed = max(sum(part.size or 0 for part in self.parts) // 100, SMALL_BYTES)
+        for part in self.parts:
+            whole = isinstance(part, HubDataset)  # a small one was cut by the hub's split
+            if allowed <= 0 and not whole:
+                continue
+            before = self.bytes_read
+            for item in part.paragraphs():
+                found = True
+                self.bytes_read = before + part.position
+                yield item
+                if part.position >= allowed and not whole:
+                    break
+            self.bytes_read = before + part.position
+            if not whole:
+                allowed -= part.position
+        if not found:
+            raise DataError(f"{self.name}: no text in it, only white space or empty rows")
+
+
+class HubDataset:
+    """The train split of a dataset on the 🤗 hub; `position` counts bytes of text."""
+
+    size = None
+
+    def __init__(self, repository: str, configuration: str | None, text_field: str, small: bool):
+        from datasets import load_dataset
+
+        self.repository = repository
+        self.configuration = configuration
+        self.text_field = text_field
+        self.split = "train[:1%]" if small else "train"
+        self.position = 0
+        try:
+            self.rows = load_dataset(repository, configuration, split=self.split)
+        except Exception as error:  # the hub's faults have no common class
+            raise DataError(f"--data {self.name}: cannot be loaded from the hub ({first_line(error)}); "
+                            "for text on this machine: --data FOLDER") from error
+        if text_field not in self.rows.column_names:
+            raise DataError(f"--data {self.name}: no column '{text_field}', there are: "
+                            f"{', '.join(self.rows.column_names)}; name one with --text-field")
+
+    @property
+    def name(self) -> str:
+        return "hf:" + ":".join(filter(None, (self.repository, self.configuration)))
+
+    def fingerprint(self) -> dict:
+        return {"hub": self.repository, "configuration": self.configuration, "split": self.split,
+                "text_field": self.text_field, "dataset": self.rows._fingerprint}
+
+    def paragraphs(self) -> Paragraphs:
+        self.position = 0
+        for text in column_texts(self.rows.select_columns([self.text_field]), self.text_field, self.name):
+            self.position += len(text.encode())
+            yield from row_paragraphs(text)
+
+
+class PythonDocs:
+    """The prose of installed Python documentation; `position` counts bytes of text."""
+
+    size = None
+
+    def __init__(self):
+        self.position = 0
+
+    def fingerprint(self) -> dict:
+        return pydocs.fingerprint()
+
+    def paragraphs(self) -> Paragraphs:
+        self.position = 0
+        for starts, paragraph in pydocs.paragraphs():
+            self.position += len(paragraph.encode())
+            yield starts, paragraph
+
+
+def local_files(name: str) -> list[Path]:
+    """The readable files that a path or glob stands for, absolute, in order."""
+    path = Path(os.path.abspath(os.path.expanduser(name)))
+    if path.is_file():
+        if not path.name.endswith(SUFFIXES):
+            raise DataError(f"{name}: unknown suffix '{path.suffix}'; known are {' '.join(SUFFIXES)}")
+        found = [path]
+    else:
+        if path.is_dir():
+            pattern = os.path.join(glob.escape(str(path)), "**", "*")
+        elif glob.has_magic(name):
+            pattern = os.path.expanduser(name)
+        else:
+            raise DataError(f"{name}: no such file or folder{nearest(path)}; "
+                            "give a file, folder, glob, hf:NAME, wikipedia or pydocs")
+        matches = sorted(Path(os.path.abspath(match)) for match in set(glob.glob(pattern, recursive=True)))
+        found = [match for match in matches if match.is_file() and match.name.endswith(SUFFIXES)]
+    if not found:
+        hint = "" if path.is_dir() else nearest(path)
+        raise DataError(f"{name}: no file there with a known suffix ({' '.join(SUFFIXES)}){hint}")
+    if not any(file.stat().st_size for file in found):
+        raise DataError(f"{name}: empty (0 bytes)")
+    return found
+
+
+def nearest(path: Path) -> str:
+    """A hint at the existing entry whose name resembles the first missing component of `path` the most."""
+    while not path.parent.is_dir():
+        path = path.parent
+    close = difflib.get_close_matches(path.name, sorted(os.listdir(path.parent)), n=1, cutoff=0.5)
+    return f" (nearest: {path.parent / close[0]})" if close else ""

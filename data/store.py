@@ -1,0 +1,230 @@
+"""Token store: a corpus as ids on disk, tokenised once, mapped into memory, shared by runs.
+
+A store is a folder with `tokens.bin`, `sentence_offsets.bin`, `document_offsets.bin` (little-endian) and
+`meta.json`. It is built under a temporary name and renamed, so a folder `store-...` is always whole.
+"""
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from tokenizers import Tokenizer
+from tqdm import tqdm
+
+from data.blocks import EncodedBlock, encode_blocks, paragraph_blocks, token_dtype
+from data.errors import DataError
+from data.sentences import SPLITTER
+from data.tokenizer import load_tokenizer, save_tokenizer, train_tokenizer
+
+FORMAT = 1
+
+
+class Store:
+    """A corpus of D documents, S sentences and N tokens, without special tokens.
+
+    tokens: (N,) uint16, uint32 where the vocabulary exceeds 65,536 pieces.
+    sentence_offsets: (S + 1,) int64, each sentence's first token, then N; no sentence is empty.
+    document_offsets: (D + 1,) int64, each document's first sentence, then S; no document is empty.
+    """
+
+    def __init__(self, path: Path, meta: dict):
+        self.path, self.meta = path, meta
+        self.tokens = self._map("tokens", meta["token_dtype"], meta["num_tokens"])
+        self.sentence_offsets = self._map("sentence_offsets", "<i8", meta["num_sentences"] + 1)
+        self.document_offsets = self._map("document_offsets", "<i8", meta["num_documents"] + 1)
+
+    def _map(self, name: str, dtype: str, length: int) -> np.memmap:
+        file = self.path / f"{name}.bin"
+        if not file.is_file() or file.stat().st_size != length * np.dtype(dtype).itemsize:
+            raise DataError(f"{file}: not the {length:,} entries that meta.json says; delete {self.path} "
+                            "and it is built again")
+        return np.memmap(file, dtype, mode="r")
+
+    @property
+    def num_tokens(self) -> int:
+        return self.meta["num_tokens"]
+
+    @property
+    def num_sentences(self) -> int:
+        return self.meta["num_sentences"]
+
+    @property
+    def num_documents(self) -> int:
+        return self.meta["num_documents"]
+
+    @staticmethod
+    def open(path) -> "Store":
+        """Map the store in the folder `path`; DataError where there is none or it is damaged."""
+        path = Path(path)
+        try:
+            meta = json.loads((path / "meta.json").read_text(encoding="utf-8"))
+            if meta["format"] != FORMAT:
+                raise DataError(f"{path}: a token store of format {meta['format']}, not {FORMAT}; delete it "
+                                "and it is built again")
+            return Store(path, meta)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            if isinstance(error, DataError):
+                raise
+            raise DataError(f"{path}: no readable token store ({type(error).__name__}: {error})") from None
+
+
+def prepare(source, cache_dir, *, tokenizer: str | None, kind: str, vocab_size: int, seed: int,
+            num_workers: int, progress: bool = True) -> tuple[Store, Tokenizer]:
+    """Tokenise `source` into a store in `cache_dir`, or open the one that is there already.
+
+    tokenizer: path of one (see `load_tokenizer`), or None to train one of `kind` ("unigram", "wordpiece")
+    and `vocab_size` on the source. num_workers: tokenising processes, 0 for none but this; the result
+    does not depend on it. Prints one line with the counts. DataError for an empty source or a full disk.
+    """
+    cache_dir = Path(cache_dir).expanduser()
+    with _disk_errors(cache_dir):
+        cache_dir.mkdir(parents=True, exist_ok=True)
+    if tokenizer is None:
+        vocabulary = _trained_tokenizer(source, cache_dir, kind, vocab_size, seed, progress)
+    else:
+        vocabulary = load_tokenizer(tokenizer)
+    content = hashlib.sha256(vocabulary.to_str().encode()).hexdigest()
+    path = cache_dir / f"store-{_digest(source.fingerprint(), content, FORMAT, SPLITTER)}"
+    store = _open_whole(path)
+    built = store is None
+    if built:
+        blocks = paragraph_blocks(_with_bar(source, "tokenising", progress))
+        encoded = encode_blocks(blocks, vocabulary, num_workers)
+        with contextlib.closing(encoded), _temporary_folder(cache_dir) as folder:
+            meta = {"format": FORMAT, "source": source.name, "vocab_size": vocabulary.get_vocab_size(),
+                    "token_dtype": token_dtype(vocabulary).str, "tokenizer_sha256": content,
+                    "splitter": SPLITTER}
+            _write_store(encoded, folder, meta, cache_dir)
+            _publish(folder, path, cache_dir)
+        store = Store.open(path)
+    print(f"{source.name}: {store.num_documents:,} documents, {store.num_sentences:,} sentences, "
+          f"{store.num_tokens:,} tokens of {vocabulary.get_vocab_size():,} pieces"
+          f"{'' if built else f' (from {cache_dir})'}")
+    return store, vocabulary
+
+
+def _trained_tokenizer(source, cache_dir: Path, kind: str, vocab_size: int, seed: int,
+                       progress: bool) -> Tokenizer:
+    folder = cache_dir / f"tokenizer-{_digest(source.fingerprint(), kind, vocab_size, seed, FORMAT)}"
+    if (folder / "tokenizer.json").is_file():
+        return load_tokenizer(folder)
+    paragraphs = (paragraph for _, paragraph in _with_bar(source, "reading for the tokenizer", progress))
+    with contextlib.closing(paragraphs):
+        tokenizer = train_tokenizer(paragraphs, kind, vocab_size, seed, progress=False)
+    if tokenizer.get_vocab_size() < vocab_size:
+        print(f"{source.name}: the text supports {tokenizer.get_vocab_size():,} pieces, "
+              f"fewer than vocab_size={vocab_size}")
+    with _disk_errors(cache_dir):
+        save_tokenizer(tokenizer, folder)
+    return tokenizer
+
+
+def _digest(*parts) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:20]
+
+
+def _with_bar(source, description: str, progress: bool) -> Iterable[tuple[bool, str]]:
+    """The source's paragraphs, under a bar that counts bytes read."""
+    with tqdm(total=source.total_bytes, desc=description, unit="B", unit_scale=True,
+              disable=not progress) as bar:
+        for item in source.paragraphs():
+            yield item
+            bar.update(source.bytes_read - bar.n)
+
+
+def _write_store(blocks: Iterable[EncodedBlock], folder: Path, meta: dict, cache_dir: Path) -> None:
+    """Write blocks, which come in the order of the text, and then `meta.json`."""
+    num_tokens = num_sentences = num_documents = 0
+    last_start = -1
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_disk_errors(cache_dir))
+        tokens, sentences, documents = files = [
+            stack.enter_context(open(folder / f"{name}.bin", "wb"))
+            for name in ("tokens", "sentence_offsets", "document_offsets")]
+        sentences.write(np.zeros(1, "<i8").data)
+        for block in blocks:
+            # A document without a sentence begins where the next one does: one start for both.
+            starts = np.unique(block.document_starts + num_sentences)
+            starts = starts[starts > last_start]
+            last_start = starts[-1] if len(starts) else last_start
+            tokens.write(block.tokens.data)
+            sentences.write((num_tokens + np.cumsum(block.sentence_lengths)).astype("<i8").data)
+            documents.write(starts.astype("<i8").data)
+            num_tokens += len(block.tokens)
+            num_sentences += len(block.sentence_lengths)
+            num_documents += len(starts)
+        if not num_tokens:
+            raise DataError(f"{meta['source']}: no text in this source")
+        if last_start == num_sentences:  # the last document is empty: its start is the end of the others
+            num_documents -= 1
+        else:
+            documents.write(np.array([num_sentences], "<i8").data)
+        for file in files:
+            file.flush()
+            os.fsync(file.fileno())
+        meta |= {"num_documents": num_documents, "num_sentences": num_sentences, "num_tokens": num_tokens}
+        (folder / "meta.json").write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
+
+
+def _open_whole(path: Path) -> Store | None:
+    """The store at `path`, or None where there is none, or one that lost a part and must be built again."""
+    try:
+        return Store.open(path)
+    except DataError:
+        return None
+
+
+@contextlib.contextmanager
+def _temporary_folder(cache_dir: Path):
+    """A folder for one build, removed afterwards unless renamed; first those of dead processes go.
+
+    A living process holds a lock in its folder, which the system drops however the process ends.
+    """
+    folder = cache_dir / f"building-{uuid.uuid4().hex}"
+    with _disk_errors(cache_dir), _locked(cache_dir / "lock"):
+        for other in cache_dir.glob("building-*"):
+            with contextlib.suppress(BlockingIOError), _locked(other / "lock", fcntl.LOCK_NB):
+                shutil.rmtree(other, ignore_errors=True)
+        folder.mkdir()
+        lock = contextlib.ExitStack()
+        lock.enter_context(_locked(folder / "lock"))
+    with lock:
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _publish(folder: Path, path: Path, cache_dir: Path) -> None:
+    """Rename a finished build, unless another process was first with the same."""
+    with _disk_errors(cache_dir), _locked(cache_dir / "lock"):
+        if _open_whole(path) is None:
+            shutil.rmtree(path, ignore_errors=True)
+            (folder / "lock").unlink()
+            folder.rename(path)
+
+
+@contextlib.contextmanager
+def _locked(path: Path, flags: int = 0):
+    with open(path, "a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | flags)
+        yield
+
+
+@contextlib.contextmanager
+def _disk_errors(cache_dir: Path):
+    try:
+        yield
+    except OSError as error:
+        advice = ("free some space there, or name another folder by --cache-dir"
+                  if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else
+                  "name a folder that can be written by --cache-dir")
+        raise DataError(f"{error.filename or cache_dir}: {error.strerror} while preparing the text; "
+                        f"{advice}") from None

@@ -1,0 +1,281 @@
+"""Tokenizers: read, write and describe them. Unigram as in ALBERT's release, WordPiece as in BERT's.
+
+All of them are `tokenizers.Tokenizer`; a folder that `save_tokenizer` wrote opens in Transformers too.
+"""
+import heapq
+import io
+import json
+import os
+import random
+import re
+import string
+import tempfile
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import sentencepiece
+from google.protobuf.message import DecodeError
+from sentencepiece import sentencepiece_model_pb2
+from tokenizers import (AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers,
+                        processors)
+from tqdm import tqdm
+
+from data.errors import DataError
+
+ALBERT_SPECIALS = ("<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]")
+BERT_SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+SAMPLE_BYTES = 100_000_000
+CHARACTER_COVERAGE = 0.99995  # as ALBERT's vocabulary was trained; the rarest characters become <unk>,
+REQUIRED_CHARACTERS = string.ascii_lowercase + string.digits + string.punctuation  # but never these
+TRAINER_THREADS = 4  # a constant: sums of another number of parts round otherwise
+
+
+def load_tokenizer(path) -> Tokenizer:
+    """The tokenizer of a `tokenizer.json`, of a SentencePiece `.model`, or of a folder with one.
+
+    A folder is a run, a checkpoint or a model in the Hugging Face layout; the first of `tokenizer.json`,
+    `spiece.model` and `vocab.txt` in it counts. Padding and truncation that the file asks for are off.
+    Raises DataError where there is none or it can't be read.
+    """
+    path = Path(path)
+    if path.is_dir():
+        names = ("tokenizer.json", "spiece.model", "vocab.txt")
+        found = next((path / name for name in names if (path / name).is_file()), None)
+        if found is None:
+            raise DataError(f"{path}: no tokenizer in this folder (looked for {', '.join(names)})")
+        path = found
+    if not path.is_file():
+        raise DataError(f"{path}: no such tokenizer; give a tokenizer.json, a SentencePiece .model "
+                        "or a folder with one")
+    if path.suffix == ".model":
+        return _read_sentencepiece(path)
+    if path.name == "vocab.txt":
+        return _read_bert_vocabulary(path)
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises bare Exception for a file that it can't parse
+        raise DataError(f"{path}: not a tokenizer.json of the tokenizers library ({error})") from None
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return tokenizer
+
+
+def save_tokenizer(tokenizer: Tokenizer, folder) -> None:
+    """Write `tokenizer.json` and `tokenizer_config.json` into `folder`, each whole or not at all.
+
+    The configuration names the class and the special tokens: without them Transformers 5 builds a
+    normaliser of its own where `config.json` says `model_type: albert`.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    special = vars(special_ids(tokenizer))
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        **{f"{name}_token": tokenizer.id_to_token(index) for name, index in special.items()},
+        "model_input_names": ["input_ids", "token_type_ids", "attention_mask"],
+        "padding_side": "right",
+        "truncation_side": "right",
+        "clean_up_tokenization_spaces": False,
+    }
+    _write(folder / "tokenizer.json", tokenizer.to_str(pretty=True))
+    _write(folder / "tokenizer_config.json", json.dumps(config, indent=2, ensure_ascii=False) + "\n")
+
+
+def _write(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def special_ids(tokenizer: Tokenizer) -> SimpleNamespace:
+    """Ids `pad`, `unk`, `cls`, `sep`, `mask`, found by name (`<pad>` or `[PAD]` ...); DataError for a lack."""
+    ids, missing = {}, []
+    for albert, bert in zip(ALBERT_SPECIALS, BERT_SPECIALS):
+        name = bert.strip("[]").lower()
+        found = [index for token in (albert, bert) if (index := tokenizer.token_to_id(token)) is not None]
+        if found:
+            ids[name] = found[0]
+        else:
+            missing.append(albert if albert == bert else f"{albert} or {bert}")
+    if missing:
+        raise DataError(f"the tokenizer has no token {', '.join(missing)}; ALBERT and BERT need it")
+    return SimpleNamespace(**ids)
+
+
+def word_starts(tokenizer: Tokenizer) -> np.ndarray:
+    """(V,) bool: whether a piece begins a word, for masking by whole words.
+
+    WordPiece: every piece without `##`. Unigram: as `_is_start_piece_sp` of ALBERT's release, pieces
+    with `▁`, single punctuation marks and all pieces with a character outside a-z and punctuation;
+    beside these runs of punctuation, which the release's vocabulary has none of.
+    """
+    size = tokenizer.get_vocab_size()
+    pieces = [tokenizer.id_to_token(index) or "" for index in range(size)]
+    if isinstance(tokenizer.model, models.WordPiece):
+        return np.array([not piece.startswith("##") for piece in pieces])
+    letters = set(string.ascii_letters)
+    # In the release "'", "<", "=" and ">" are no punctuation, and so begin a word wherever they occur.
+    joining = letters | set(string.punctuation) - set("'<=>") | {"€", "£"}
+    return np.array([piece in ALBERT_SPECIALS or not (letters & set(piece) and set(piece) <= joining)
+                     for piece in pieces])
+
+
+def albert_tokenizer(vocabulary, unk_id: int, charsmap: bytes = b"", lower: bool = True) -> Tokenizer:
+    """Unigram tokenizer that normalises as ALBERT's `tokenization.py`: quotes, NFKD, accents, case, spaces.
+
+    `vocabulary`: (piece, log probability) by id; `charsmap`: a SentencePiece model's own normalisation,
+    applied last, in its absence SentencePiece's rules for control characters (`nmt`) come first.
+    """
+    steps = [normalizers.Replace("``", '"'), normalizers.Replace("''", '"')]
+    steps += [] if charsmap else [normalizers.Nmt()]
+    steps += [normalizers.NFKD(), normalizers.StripAccents()]
+    steps += [normalizers.Lowercase()] if lower else []
+    steps += [normalizers.Precompiled(charsmap)] if charsmap else []
+    steps += [normalizers.Replace(Regex(r"\s+"), " "), normalizers.Strip()]
+    tokenizer = Tokenizer(models.Unigram(vocabulary, unk_id=unk_id))
+    tokenizer.normalizer = normalizers.Sequence(steps)
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
+    tokenizer.decoder = decoders.Metaspace(prepend_scheme="always")
+    return _with_specials(tokenizer, ALBERT_SPECIALS)
+
+
+def bert_tokenizer(vocabulary: dict[str, int], lower: bool = True, strip_accents: bool | None = None,
+                   chinese_characters: bool = True) -> Tokenizer:
+    """WordPiece tokenizer as BERT's `tokenization.py`; `vocabulary`: piece to id."""
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(
+        lowercase=lower, strip_accents=strip_accents, handle_chinese_chars=chinese_characters)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    return _with_specials(tokenizer, BERT_SPECIALS)
+
+
+def _with_specials(tokenizer: Tokenizer, tokens) -> Tokenizer:
+    """Mark the special tokens and frame one text as [CLS] A [SEP], two as [CLS] A [SEP] B [SEP]."""
+    special = special_ids(tokenizer)
+    tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in tokens])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS]:0 $A:0 [SEP]:0", pair="[CLS]:0 $A:0 [SEP]:0 $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", special.cls), ("[SEP]", special.sep)])
+    return tokenizer
+
+
+def train_tokenizer(paragraphs: Iterable[str], kind: str, vocab_size: int, seed: int,
+                    progress: bool = True) -> Tokenizer:
+    """Train a tokenizer of `kind` "unigram" (ALBERT) or "wordpiece" (BERT) with up to `vocab_size` pieces.
+
+    The same paragraphs in the same order and the same seed give the same vocabulary, on any machine.
+    🤗 Tokenizers' trainers don't: they visit words in random order, so scores differ by 3e-4 from run to run.
+    SentencePiece's, fed with sorted word counts and a fixed number of threads, do, and are faster.
+    A small text yields fewer pieces (`get_vocab_size()`). DataError where there is no text, or where
+    `vocab_size` is too small for the characters of the text.
+    """
+    if kind not in ("unigram", "wordpiece"):
+        raise DataError(f"unknown kind of tokenizer {kind!r}: take 'unigram' or 'wordpiece'")
+    blank = (albert_tokenizer([(token, 0.0) for token in ALBERT_SPECIALS], 1) if kind == "unigram" else
+             bert_tokenizer({token: index for index, token in enumerate(BERT_SPECIALS)}))
+    bar = tqdm(paragraphs, desc="text for the tokenizer", unit=" paragraphs", disable=not progress)
+    counts = _count_words(_sample(bar, seed), blank)
+    if not counts:
+        raise DataError("no text to train a tokenizer on")
+    if kind == "unigram":
+        pieces = _train_sentencepiece(counts, "unigram", vocab_size - len(ALBERT_SPECIALS))
+        # Rounded, since the last digits depend on the machine's logarithm.
+        scored = sorted((-round(piece.score, 4), piece.piece) for piece in pieces)
+        vocabulary = [(token, 0.0) for token in ALBERT_SPECIALS] + [(piece, -loss) for loss, piece in scored]
+        return albert_tokenizer(vocabulary, unk_id=1)
+    pieces = [piece.piece for piece in _train_sentencepiece(counts, "bpe", vocab_size)]
+    # Every character can begin a word or go on with one; then the merges, the most frequent first.
+    characters = sorted({piece for piece in pieces if len(piece) == 1} - {"▁"})
+    vocabulary = list(BERT_SPECIALS) + characters + [f"##{character}" for character in characters]
+    if len(vocabulary) > vocab_size:
+        raise DataError(f"vocab_size={vocab_size} is too small for the {len(characters)} different characters "
+                        f"of this text: --set vocab_size={len(vocabulary)} or more works")
+    vocabulary += [piece[1:] if piece.startswith("▁") else f"##{piece}" for piece in pieces if len(piece) > 1]
+    unique = list(dict.fromkeys(vocabulary))[:vocab_size]
+    return bert_tokenizer({piece: index for index, piece in enumerate(unique)})
+
+
+def _sample(paragraphs: Iterable[str], seed: int) -> Iterable[str]:
+    """All paragraphs, or `SAMPLE_BYTES` of them chosen by chance; only these are held in memory."""
+    chance, heap, size = random.Random(seed), [], 0
+    for index, paragraph in enumerate(paragraphs):
+        rank = chance.random()
+        if size >= SAMPLE_BYTES and rank >= -heap[0][0]:
+            continue
+        heapq.heappush(heap, (-rank, index, paragraph.encode()))
+        size += len(heap[-1][2])
+        while size > SAMPLE_BYTES:
+            size -= len(heapq.heappop(heap)[2])
+    return (paragraph.decode() for _, _, paragraph in heap)
+
+
+def _count_words(paragraphs: Iterable[str], tokenizer: Tokenizer) -> dict[str, int]:
+    """How often each word of the normalised and pre-tokenised text occurs."""
+    raw = Counter()
+    for paragraph in paragraphs:
+        raw.update(paragraph.split())
+    counts = Counter()
+    for word, count in raw.items():
+        for part, _ in tokenizer.pre_tokenizer.pre_tokenize_str(tokenizer.normalizer.normalize_str(word)):
+            counts[part.removeprefix("▁")] += count
+    return counts
+
+
+def _train_sentencepiece(counts: dict[str, int], model_type: str, vocab_size: int) -> list:
+    """The pieces (with `piece` and `score`) of a SentencePiece model of the counted words, none special."""
+    model = io.BytesIO()
+    with tempfile.TemporaryDirectory() as folder:
+        words = Path(folder, "words.tsv")
+        with open(words, "w", encoding="utf-8") as file:
+            file.writelines(f"{word}\t{counts[word]}\n" for word in sorted(counts))
+        try:
+            sentencepiece.SentencePieceTrainer.train(
+                input=str(words), input_format="tsv", model_writer=model, model_type=model_type,
+                vocab_size=vocab_size + 1, hard_vocab_limit=False, character_coverage=CHARACTER_COVERAGE,
+                required_chars=REQUIRED_CHARACTERS, normalization_rule_name="identity", num_threads=TRAINER_THREADS,
+                minloglevel=2, unk_id=0, bos_id=-1, eos_id=-1, pad_id=-1)
+        except RuntimeError as error:
+            too_few = re.search(r"smaller than required_chars. \d+ vs (\d+)", str(error))
+            if too_few:
+                characters = int(too_few[1])
+                raise DataError(f"vocab_size={vocab_size} is too small for the {characters} different characters "
+                                f"of this text: --set vocab_size={2 * characters + 10} or more works") from None
+            raise DataError(f"no vocabulary can be trained on this text ({error})") from None
+    proto = sentencepiece_model_pb2.ModelProto.FromString(model.getvalue())
+    return [piece for piece in proto.pieces if piece.type == piece.NORMAL]
+
+
+def _read_sentencepiece(path: Path) -> Tokenizer:
+    proto = sentencepiece_model_pb2.ModelProto()
+    try:
+        proto.ParseFromString(path.read_bytes())
+    except DecodeError:
+        raise DataError(f"{path}: not a SentencePiece model") from None
+    if proto.trainer_spec.model_type != proto.trainer_spec.UNIGRAM or not proto.pieces:
+        raise DataError(f"{path}: not a Unigram SentencePiece model, which ALBERT needs")
+    vocabulary = [(piece.piece, piece.score) for piece in proto.pieces]
+    unk_id = next(index for index, piece in enumerate(proto.pieces) if piece.type == piece.UNKNOWN)
+    return albert_tokenizer(vocabulary, unk_id, proto.normalizer_spec.precompiled_charsmap)
+
+
+def _read_bert_vocabulary(path: Path) -> Tokenizer:
+    pieces = path.read_text(encoding="utf-8").splitlines()
+    config = path.with_name("tokenizer_config.json")
+    settings = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
+    try:
+        return bert_tokenizer({piece: index for index, piece in enumerate(pieces)},
+                              settings.get("do_lower_case", True), settings.get("strip_accents"),
+                              settings.get("tokenize_chinese_chars", True))
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None
+

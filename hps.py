@@ -1,0 +1,203 @@
+"""Every hyperparameter, by (task, model): ``HPS[('pretrain', 'base')]`` is a ``types.SimpleNamespace``.
+
+Dictionaries merge from general to specific and the later wins: ``_common``, then the task, then the family of
+the model (``_albert_shared``), then the model (``_albert_base``), then task-and-model overrides.
+"""
+import ast
+import difflib
+from types import SimpleNamespace
+
+_common = dict(
+    seed=0,
+    precision="auto",            # auto | fp32 | bf16 | fp16; auto is bf16 where the machine computes in it
+    num_workers=0,               # processes that build batches; 0 builds them in the training process
+    log_every=20,                # updates
+    keep_checkpoints=2,          # the newest ones; the best by held-out loss is kept beside them
+    adam_beta1=0.9,
+    adam_beta2=0.999,
+    adam_eps=1e-6,
+    clip_norm=1.0,
+)
+
+# The ALBERT paper, section 4.1 and the release's run_pretraining.py.
+_pretrain = dict(
+    seq_len=512,
+    batch_size=4096,             # sequences an update, over all processes and micro-batches
+    micro_batch_size=32,         # sequences a forward pass
+    learning_rate=0.00176,
+    warmup_steps=3125,
+    max_steps=125_000,
+    weight_decay=0.01,
+    optimizer="lamb",            # lamb | adamw | muon (Muon for the encoder's matrices, AdamW for the rest)
+    muon_learning_rate=0.02,
+    mask_prob=0.15,
+    max_ngram=3,
+    whole_words=True,
+    short_seq_prob=0.1,
+    sentence_objective="sop",    # sop | nsp | none
+    heldout_fraction=0.005,      # of the documents
+    eval_sequences=2048,         # held-out sequences an evaluation reads
+    save_every=1000,
+    eval_every=1000,
+    num_workers=2,
+)
+
+# Released v2 shapes; v1 differs in dropout (0.1 below xlarge) and activation (gelu).
+_albert_shared = dict(
+    model_type="albert",
+    vocab_size=30_000,
+    embedding_size=128,
+    num_hidden_groups=1,
+    inner_group_num=1,
+    share="all",                 # all | attention | ffn | none
+    hidden_act="gelu_new",
+    hidden_dropout_prob=0.0,
+    attention_probs_dropout_prob=0.0,
+    classifier_dropout_prob=0.1,
+    max_position_embeddings=512,
+    type_vocab_size=2,
+    layer_norm_eps=1e-12,
+    initializer_range=0.02,
+    norm_position="post",        # post, as in the paper | pre
+    attention="nystrom",         # nystrom | softmax
+    num_landmarks=64,
+    pinv_iterations=6,
+    pinv_init="exact",           # exact, per matrix | original, the released one
+    conv_kernel_size=None,       # None: what the kind of attention brings along (nystrom 33, softmax 0)
+    tokenizer_kind="unigram",
+)
+
+_albert_base = dict(hidden_size=768, num_hidden_layers=12, num_attention_heads=12, intermediate_size=3072)
+_albert_large = dict(hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096)
+_albert_xlarge = dict(hidden_size=2048, num_hidden_layers=24, num_attention_heads=16, intermediate_size=8192)
+_albert_xxlarge = dict(hidden_size=4096, num_hidden_layers=12, num_attention_heads=64, intermediate_size=16384)
+_albert_tiny = dict(
+    vocab_size=8000,
+    hidden_size=256,
+    num_hidden_layers=4,
+    num_attention_heads=4,
+    intermediate_size=1024,
+    max_position_embeddings=128,
+    attention="softmax",
+    conv_kernel_size=9,
+    norm_position="pre",
+)
+
+# Devlin et al. 2019, appendix A.2.
+_bert_shared = dict(
+    _albert_shared,
+    model_type="bert",
+    vocab_size=30_522,
+    share="none",
+    hidden_act="gelu",
+    hidden_dropout_prob=0.1,
+    attention_probs_dropout_prob=0.1,
+    tokenizer_kind="wordpiece",
+)
+_bert_base = dict(_albert_base, embedding_size=768)
+_bert_large = dict(_albert_large, embedding_size=1024)
+
+_pretrain_albert_tiny = dict(
+    seq_len=128,
+    batch_size=32,
+    micro_batch_size=32,
+    learning_rate=0.003,
+    optimizer="muon",
+    warmup_steps=100,
+    max_steps=2000,
+    heldout_fraction=0.05,
+    eval_sequences=512,
+    save_every=500,
+    eval_every=250,
+    num_workers=0,
+)
+_pretrain_bert = dict(
+    batch_size=256,
+    learning_rate=1e-4,
+    warmup_steps=10_000,
+    max_steps=1_000_000,
+    optimizer="adamw",
+    max_ngram=1,
+    whole_words=False,
+    sentence_objective="nsp",
+)
+
+_families = {
+    "tiny": (_albert_shared, _albert_tiny),
+    "base": (_albert_shared, _albert_base),
+    "large": (_albert_shared, _albert_large),
+    "xlarge": (_albert_shared, _albert_xlarge),
+    "xxlarge": (_albert_shared, _albert_xxlarge),
+    "bert-base": (_bert_shared, _bert_base),
+    "bert-large": (_bert_shared, _bert_large),
+}
+_tasks = {"pretrain": (_pretrain,)}
+_overrides = {
+    ("pretrain", "tiny"): _pretrain_albert_tiny,
+    ("pretrain", "bert-base"): _pretrain_bert,
+    ("pretrain", "bert-large"): _pretrain_bert,
+}
+
+
+class SettingError(KeyError):
+    """An unknown (task, model), key or value; the message lists what there is."""
+
+    def __str__(self):
+        return self.args[0]
+
+
+class _Settings(dict):
+    def __missing__(self, key):
+        known = ", ".join(f"{task}/{model}" for task, model in self)
+        raise SettingError(f"no hyperparameters for {key!r}; there are: {known}")
+
+
+def _merge(*dictionaries):
+    merged = {}
+    for dictionary in dictionaries:
+        merged.update(dictionary)
+    return SimpleNamespace(**merged)
+
+
+HPS = _Settings({
+    (task, model): _merge(_common, *_tasks[task], *_families[model], _overrides.get((task, model), {}))
+    for task in _tasks
+    for model in _families
+})
+
+
+def override(hps, assignments):
+    """Apply ``key=value`` texts to ``hps`` in place; a value is parsed by the type of the present one.
+
+    Returns the keys that were set. Raises SettingError for an unknown key (naming the nearest) or a value
+    of another type.
+    """
+    keys = []
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        if not equals:
+            raise SettingError(f"--set {assignment}: write it as key=value")
+        if not hasattr(hps, key):
+            near = difflib.get_close_matches(key, vars(hps), n=1, cutoff=0.0)
+            raise SettingError(f"--set {key}: no such key; the nearest is {near[0]}")
+        setattr(hps, key, _parse(key, text, getattr(hps, key)))
+        keys.append(key)
+    return keys
+
+
+def _parse(key, text, present):
+    if isinstance(present, str):
+        return text
+    if isinstance(present, bool):
+        if text.lower() in ("true", "false"):
+            return text.lower() == "true"
+        raise SettingError(f"--set {key}={text}: write true or false")
+    kind = int if present is None or isinstance(present, int) else float
+    try:
+        value = ast.literal_eval(text.strip())
+        if isinstance(value, bool) or kind(value) != value:
+            raise ValueError
+        return kind(value)
+    except (ValueError, SyntaxError, TypeError):
+        word = "a whole number" if kind is int else "a number"
+        raise SettingError(f"--set {key}={text}: write {word}, like {key}={present or 0}") from None

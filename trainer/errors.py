@@ -1,0 +1,2 @@
+class RunError(ValueError):
+    """A fault in how a run was asked for or in its folder: one line that says where and what would work."""

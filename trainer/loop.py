@@ -1,0 +1,235 @@
+"""The training loop, for every task: updates, schedule, log, evaluation, checkpoints.
+
+Every random draw is a pure function of (seed, what for, step, global micro-batch number), so a run that is
+resumed, or goes on with another number of processes, is the same run.
+"""
+import math
+import signal
+import time
+from contextlib import contextmanager
+
+import torch
+from tqdm import tqdm
+
+from data import draws
+from trainer import checkpoints
+from trainer.errors import RunError
+from trainer.machine import autocast, autocast_dtype
+from trainer.optimizers import build_optimizers, schedule
+
+
+class Trainer:
+    """Trains ``model`` on ``task`` in ``run``; ``task`` is an object like ``trainer.pretraining.Pretraining``."""
+
+    def __init__(self, task, model, tokenizer, hps, world, run, quiet=False):
+        if hps.warmup_steps >= hps.max_steps:
+            raise RunError(f"warmup_steps={hps.warmup_steps} is not below max_steps={hps.max_steps}: "
+                           f"--set warmup_steps={hps.max_steps // 10}")
+        self.task, self.tokenizer, self.hps, self.world, self.run, self.quiet = task, tokenizer, hps, world, run, quiet
+        self.model = model.to(world.device)
+        self.params = [p for p in model.parameters() if p.requires_grad]
+        self.dtype = autocast_dtype(hps.precision, world.device)
+        self.optimizers = build_optimizers(model, hps)
+        self.scaler = torch.amp.GradScaler(world.device.type, enabled=self.dtype == torch.float16)
+        self.step, self.tokens, self.position = 0, 0, task.position()
+        self.best = {"step": None, "loss": math.inf}
+        self.window = {}               # sums since the last log line, over all processes
+        self._recent = []              # (step, sums) of updates that are not in the window yet
+        self._eval_batches = None
+        self.stopped = 0               # the signal that ended the training early
+        self._saved = None             # step of the newest checkpoint
+
+    @property
+    def precision(self):
+        return str(self.dtype or torch.float32).removeprefix("torch.")
+
+    def restore(self, path, state):
+        """Go on from a checkpoint whose weights ``model`` already has."""
+        checkpoints.restore_optimizers(path, self.optimizers, state)
+        self.scaler.load_state_dict(state["scaler"])
+        self.step = self._saved = state["step"]
+        self.tokens, self.position, self.window = state["tokens"], state["position"], state["window"]
+        self.best = {"step": state["best"]["step"], "loss": float(state["best"]["loss"])}
+
+    def fit(self):
+        """Train up to ``max_steps`` and return the held-out scores; None where a signal has ``stopped`` it."""
+        hps = self.hps
+        updates = self.task.updates(self.position)
+        scores, seconds, waited = None, 0.0, 0.0
+        bar = tqdm(total=hps.max_steps, initial=self.step, unit="step", dynamic_ncols=True,
+                   disable=self.quiet or not self.world.is_main)
+        with bar, _signals() as received:
+            while self.step < hps.max_steps:
+                start = time.perf_counter()
+                position, micro_batches = next(updates)
+                waited += time.perf_counter() - start
+                norm = self._update(micro_batches, received)
+                self.position = position
+                seconds += time.perf_counter() - start
+                bar.update()
+                last = self.step == hps.max_steps
+                if self.step % hps.log_every == 0 or last:
+                    start = time.perf_counter()
+                    self._flush()                       # on a GPU this waits for the updates
+                    seconds += time.perf_counter() - start
+                    self._log_window(bar, norm, seconds, waited)
+                    seconds = waited = 0.0
+                if self.step % hps.eval_every == 0 or last:
+                    scores = self.evaluate()
+                    self._log_evaluation(bar, scores)
+                if self.step % hps.save_every == 0 or last or self.stopped or self.best["step"] == self.step:
+                    self._save()
+                if self.stopped:
+                    return None
+        return scores or self.evaluate()
+
+    def _update(self, micro_batches, received):
+        """One optimiser step; returns the gradient norm."""
+        device = self.world.device
+        batches = [(number, {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()})
+                   for number, batch in micro_batches]
+        counted = [self.task.counts(batch) for _, batch in micro_batches]
+        names = self.task.count_names
+        *totals, self.stopped = self.world.sum([*(sum(c[name] for c in counted) for name in names), received.signal])
+        totals, self.stopped = dict(zip(names, totals)), int(self.stopped)
+        self.step += 1
+        self.tokens += int(totals["tokens"])
+
+        share = schedule(self.step, self.hps.warmup_steps, self.hps.max_steps)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group["initial_lr"] * share
+
+        self.model.train()
+        sums = {}
+        for number, batch in batches:
+            torch.manual_seed(draws.key(self.hps.seed, "dropout", self.step, number))
+            with autocast(self.dtype, device):
+                parts = self.task.sums(self.model, batch)
+            loss = sum(parts[f"{name}_loss"] / max(totals[name], 1) for name in names if f"{name}_loss" in parts)
+            self.scaler.scale(loss).backward()
+            for name, value in parts.items():
+                sums[name] = sums.get(name, 0) + value.detach()
+        self.world.sum_gradients(self.params)
+        for optimizer in self.optimizers:
+            self.scaler.unscale_(optimizer)
+        norm = torch.nn.utils.clip_grad_norm_(self.params, self.hps.clip_norm)
+        for optimizer in self.optimizers:
+            self.scaler.step(optimizer)
+            optimizer.zero_grad(set_to_none=True)
+        self.scaler.update()
+        self._recent.append((self.step, totals, sums))
+        return norm
+
+    def _flush(self):
+        """Add the recent updates to the window; raise RunError at the first whose loss is not finite."""
+        if not self._recent:
+            return
+        names = sorted(set().union(*(sums for *_, sums in self._recent)))
+        rows = [torch.stack([torch.as_tensor(sums.get(name, 0.0), dtype=torch.float64, device=self.world.device)
+                             for name in names]) for *_, sums in self._recent]
+        summed = self.world.sum(torch.stack(rows).flatten().tolist())
+        for number, (step, totals, _) in enumerate(self._recent):
+            row = dict(zip(names, summed[number * len(names):]))
+            if not all(map(math.isfinite, row.values())) and not self.scaler.is_enabled():
+                raise RunError(self._diverged(step))
+            for name, value in {**row, **totals}.items():
+                self.window[name] = self.window.get(name, 0.0) + value
+        self._recent.clear()
+
+    def _diverged(self, step):
+        rate = self.hps.learning_rate * schedule(step, self.hps.warmup_steps, self.hps.max_steps)
+        good = "none was saved yet" if self._saved is None else self.run.checkpoints / f"step-{self._saved:07d}"
+        return (f"the loss is not finite at step {step}, learning rate {rate:.3g}; last good checkpoint: {good}; "
+                f"start again with a lower --set learning_rate")
+
+    def _log_window(self, bar, norm, seconds, waited):
+        window, self.window = self.window, {}
+        record = {"kind": "train", "step": self.step, "tokens": self.tokens, **self._scores(window),
+                  "learning_rate": self.optimizers[-1].param_groups[0]["lr"], "gradient_norm": float(norm),
+                  "tokens_per_second": window["tokens"] / seconds, "data_wait_share": waited / seconds}
+        if not self.world.is_main:
+            return
+        self.run.log(record)
+        bar.set_postfix_str(_words(record, ("learning_rate", "tokens_per_second")))
+        if self.quiet:
+            left = (self.hps.max_steps - self.step) * seconds / self.hps.log_every
+            print(f"step {self.step}/{self.hps.max_steps}  {_words(record, ('learning_rate', 'tokens_per_second'))}"
+                  f"  left {left / 60:.1f} min", flush=True)
+
+    def _log_evaluation(self, bar, scores):
+        if scores["loss"] < self.best["loss"]:
+            self.best = {"step": self.step, "loss": scores["loss"]}
+        if not self.world.is_main:
+            return
+        record = {"kind": "eval", "step": self.step, "tokens": self.tokens, **scores}
+        self.run.log(record)
+        self.run.draw(self.task.baselines())
+        bar.write(f"step {self.step}: held out  {_words(record)}")
+
+    @staticmethod
+    def _scores(totals):
+        """Means of a dictionary of sums: {"loss", "mlm_loss", "mlm_accuracy", ...}."""
+        scores = {}
+        for name, value in totals.items():
+            part, _, what = name.rpartition("_")
+            if what in ("loss", "correct") and totals[part]:
+                scores[f"{part}_{'accuracy' if what == 'correct' else 'loss'}"] = value / totals[part]
+        return {"loss": sum(value for name, value in scores.items() if name.endswith("_loss")), **scores}
+
+    @torch.no_grad()
+    def evaluate(self):
+        """Held-out scores, summed exactly over all processes: {"loss", "mlm_loss", "mlm_accuracy", ...}."""
+        self.model.eval()
+        if self._eval_batches is None:
+            self._eval_batches = self.task.evaluation()
+        totals = dict.fromkeys((*self.task.count_names, *self.task.sum_names), 0.0)
+        for batch in self._eval_batches:
+            moved = {name: tensor.to(self.world.device) for name, tensor in batch.items()}
+            with autocast(self.dtype, self.world.device):
+                sums = self.task.sums(self.model, moved)
+            for name, value in {**self.task.counts(batch), **sums}.items():
+                totals[name] += float(value)
+        return self._scores(dict(zip(totals, self.world.sum(totals.values()))))
+
+    def _save(self):
+        self._flush()
+        if self.run.path is None or self._saved == self.step:
+            return
+        if self.world.is_main:
+            state = {"tokens": self.tokens, "position": self.position, "window": self.window, "best": self.best,
+                     "seed": self.hps.seed, "scaler": self.scaler.state_dict()}
+            checkpoints.save(self.run.checkpoints, self.step, self.model, self.tokenizer, self.optimizers, state)
+            checkpoints.prune(self.run.checkpoints, self.hps.keep_checkpoints, self.best["step"])
+        self._saved = self.step
+        self.world.barrier()
+
+
+def _words(record, extra=()):
+    """The figures of a log record that a reader watches, in one line."""
+    shown = [f"{name.replace('_', ' ')} {record[name]:.3f}" for name in record
+             if name == "loss" or name.endswith(("_loss", "_accuracy"))]
+    if "learning_rate" in extra:
+        shown += [f"lr {record['learning_rate']:.2e}", f"{record['tokens_per_second']:,.0f} tokens/s"]
+    return "  ".join(shown)
+
+
+class _Received:
+    signal = 0
+
+
+@contextmanager
+def _signals():
+    """Note SIGINT and SIGTERM instead of dying of them; a second SIGINT interrupts at once."""
+    received = _Received()
+
+    def note(number, frame):
+        received.signal = number
+        signal.signal(signal.SIGINT, before[signal.SIGINT])
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

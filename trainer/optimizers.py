@@ -1,0 +1,85 @@
+"""LAMB, the optimiser of each recipe, and the learning-rate schedule."""
+import torch
+
+from trainer.errors import RunError
+
+
+class LAMB(torch.optim.Optimizer):
+    """Layer-wise Adaptive Moments for Batch training (You et al. 2020, algorithm 2; arXiv:1904.00962).
+
+    Bias-corrected Adam with decoupled weight decay, whose update of each tensor is scaled by the trust ratio
+    ‖w‖ / ‖update‖. Where the decay is 0 (biases, LayerNorms) the ratio is 1, as in the release.
+    """
+
+    def __init__(self, params, lr, betas=(0.9, 0.999), eps=1e-6, weight_decay=0.01):
+        super().__init__(params, dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay))
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        for group in self.param_groups:
+            params = [p for p in group["params"] if p.grad is not None]
+            if not params:
+                continue
+            for p in params:
+                if not self.state[p]:
+                    self.state[p] = {"step": torch.tensor(0.0), "exp_avg": torch.zeros_like(p),
+                                     "exp_avg_sq": torch.zeros_like(p)}
+            states = [self.state[p] for p in params]
+            grads = [p.grad for p in params]
+            averages = [s["exp_avg"] for s in states]
+            squares = [s["exp_avg_sq"] for s in states]
+            (beta1, beta2), decay = group["betas"], group["weight_decay"]
+            for state in states:
+                state["step"] += 1
+            step = states[0]["step"].item()
+            torch._foreach_lerp_(averages, grads, 1 - beta1)
+            torch._foreach_mul_(squares, beta2)
+            torch._foreach_addcmul_(squares, grads, grads, 1 - beta2)
+            denominator = torch._foreach_sqrt(squares)
+            torch._foreach_mul_(denominator, (1 - beta2 ** step) ** -0.5)
+            torch._foreach_add_(denominator, group["eps"])
+            updates = torch._foreach_div(averages, denominator)
+            torch._foreach_mul_(updates, 1 / (1 - beta1 ** step))
+            if decay:
+                torch._foreach_add_(updates, params, alpha=decay)
+                weight_norms = torch.stack(torch._foreach_norm(params))
+                update_norms = torch.stack(torch._foreach_norm(updates))
+                ratios = torch.where((weight_norms > 0) & (update_norms > 0), weight_norms / update_norms, 1.0)
+                torch._foreach_mul_(updates, list(ratios.unbind()))
+            torch._foreach_add_(params, updates, alpha=-group["lr"])
+
+
+def build_optimizers(model, hps):
+    """The optimisers of ``hps.optimizer`` over the parameters of ``model``, as a list.
+
+    Biases and LayerNorms (every tensor of one axis) are not decayed. ``muon`` takes the two-axis weights of the
+    encoder and leaves the rest (embeddings, heads, biases, norms, convolutions) to AdamW.
+    """
+    params = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    muon = [p for name, p in params.items() if hps.optimizer == "muon" and "encoder." in name and p.ndim == 2
+            and p.shape[0] > 1 and "attend." not in name]
+    taken = set(map(id, muon))
+    rest = [p for p in params.values() if id(p) not in taken]
+    groups = [dict(params=[p for p in rest if p.ndim > 1], weight_decay=hps.weight_decay),
+              dict(params=[p for p in rest if p.ndim <= 1], weight_decay=0.0)]
+    adam = dict(lr=hps.learning_rate, betas=(hps.adam_beta1, hps.adam_beta2), eps=hps.adam_eps)
+    if hps.optimizer == "lamb":
+        optimizers = [LAMB(groups, **adam)]
+    elif hps.optimizer == "adamw":
+        optimizers = [torch.optim.AdamW(groups, **adam, fused=True)]
+    elif hps.optimizer == "muon":
+        optimizers = [torch.optim.Muon(muon, lr=hps.muon_learning_rate, weight_decay=hps.weight_decay),
+                      torch.optim.AdamW(groups, **adam, fused=True)]
+    else:
+        raise RunError(f"optimizer={hps.optimizer}: there are lamb, adamw and muon")
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["initial_lr"] = group["lr"]          # what the schedule scales
+    return optimizers
+
+
+def schedule(step, warmup_steps, max_steps):
+    """Share of the learning rate at update ``step`` (from 1): linear warm-up, then linear decay to 0."""
+    if step <= warmup_steps:
+        return step / warmup_steps
+    return (max_steps - step + 1) / (max_steps - warmup_steps + 1)

@@ -1,0 +1,150 @@
+"""Pretraining as the loop sees it: updates from the token store, the two losses, held-out evaluation."""
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch.utils.data import DataLoader, Dataset
+
+from data import draws
+from data.errors import DataError
+from data.examples import NO_LABEL, PretrainingExamples
+from data.tokenizer import special_ids, word_starts
+
+HELDOUT_SEED = 0       # runs with different seeds are scored on the same documents, pairs and masks
+
+
+class Pretraining:
+    """Masked language modelling and sentence order over a token store.
+
+    The documents are split into training and held-out ones; each update is ``batch_size`` samples, sorted by
+    length and cut into globally numbered micro-batches of which process r of n takes every n-th.
+    """
+    count_names = ("mlm", "sentence", "tokens")
+    sum_names = ("mlm_loss", "mlm_correct", "sentence_loss", "sentence_correct")
+
+    def __init__(self, store, tokenizer, hps, world):
+        self.hps, self.world = hps, world
+        specials, starts = special_ids(tokenizer), word_starts(tokenizer)
+        shape = dict(seq_len=hps.seq_len, mask_prob=hps.mask_prob, max_ngram=hps.max_ngram,
+                     whole_words=hps.whole_words, short_seq_prob=hps.short_seq_prob,
+                     sentence_objective=hps.sentence_objective)
+        store, training, heldout = split(store, hps.heldout_fraction)
+        self.train = PretrainingExamples(store, training, specials, starts, seed=hps.seed, **shape)
+        self.heldout = PretrainingExamples(store, heldout, specials, starts, seed=HELDOUT_SEED, **shape)
+        available = len(self.train.plan(0).label)
+        if available < hps.batch_size:
+            raise DataError(f"the corpus makes {available} training sequences of {hps.seq_len} tokens, fewer than one "
+                            f"batch: give more text, or --set batch_size={max(available // 2, 1)}")
+        self.unigram_loss = self._unigram_loss()
+
+    def position(self):
+        """Where training starts in the data: a dictionary that JSON can hold."""
+        return {"epoch": 0, "sample": 0}
+
+    def updates(self, position):
+        """Endless ``(position afterwards, micro-batches)``; a micro-batch is (global number, tensors)."""
+        loader = DataLoader(_Updates(self.train, self.hps, self.world), sampler=self._ranges(position), batch_size=None,
+                            num_workers=self.hps.num_workers, pin_memory=self.world.device.type == "cuda",
+                            persistent_workers=False)
+        return iter(loader)
+
+    def _ranges(self, position):
+        epoch, sample = position["epoch"], position["sample"]
+        while True:
+            ranges, missing = [], self.hps.batch_size
+            while missing:
+                stop = min(sample + missing, len(self.train.plan(epoch).label))
+                ranges.append((epoch, sample, stop))
+                missing -= stop - sample
+                epoch, sample = (epoch, stop) if missing == 0 else (epoch + 1, 0)
+            yield ranges, {"epoch": epoch, "sample": sample}
+
+    def evaluation(self):
+        """This process's share of the held-out micro-batches, the same at every call."""
+        count = min(self.hps.eval_sequences, len(self.heldout.plan(0).label))
+        return [batch for _, batch in _micro_batches(self.heldout, [(0, 0, count)], self.hps.micro_batch_size, self.world)]
+
+    def counts(self, batch):
+        """What each part of the loss is averaged over, and the tokens read."""
+        return {"mlm": len(batch["mlm_labels"]), "sentence": int((batch["sentence_labels"] != NO_LABEL).sum()),
+                "tokens": int(batch["attention_mask"].sum())}
+
+    def sums(self, model, batch):
+        """Losses (nats) and correct predictions of a micro-batch, each summed: a dictionary of scalar tensors."""
+        labels, sentence_labels = batch["mlm_labels"], batch["sentence_labels"]
+        mask = None if batch["attention_mask"].all() else batch["attention_mask"]
+        out = model(batch["input_ids"], batch["token_type_ids"], mask, batch["masked_positions"])
+        sums = {"mlm_loss": F.cross_entropy(out.mlm_logits.float(), labels, reduction="sum"),
+                "mlm_correct": (out.mlm_logits.argmax(-1) == labels).sum()}
+        if out.sop_logits is not None:
+            logits = out.sop_logits.float()
+            sums["sentence_loss"] = F.cross_entropy(logits, sentence_labels, reduction="sum", ignore_index=NO_LABEL)
+            sums["sentence_correct"] = (logits.argmax(-1) == sentence_labels).sum()
+        return sums
+
+    def baselines(self):
+        return {"unigram": self.unigram_loss}
+
+    def summary(self, scores):
+        """The held-out scores in words."""
+        text = (f"held-out MLM loss {scores['mlm_loss']:.3f} (unigram {self.unigram_loss:.3f}), "
+                f"accuracy {scores['mlm_accuracy']:.3f}")
+        if "sentence_accuracy" in scores:
+            text += f"; sentence-{'order' if self.hps.sentence_objective == 'sop' else 'prediction'} accuracy " \
+                    f"{scores['sentence_accuracy']:.3f}"
+        return text
+
+    def _unigram_loss(self, limit=50_000_000):
+        """Cross-entropy (nats) of the held-out masked tokens under the frequencies of the first training tokens."""
+        store, size = self.train.store, len(self.train.starts_word)
+        counts = np.bincount(store.tokens[:limit], minlength=size)
+        bounds = np.minimum(store.sentence_offsets[store.document_offsets], limit)
+        for document in self.heldout.documents[bounds[self.heldout.documents] < limit]:
+            counts -= np.bincount(store.tokens[bounds[document]:bounds[document + 1]], minlength=size)
+        logs = np.log((counts + 1) / (counts.sum() + size))
+        labels = torch.cat([batch["mlm_labels"] for batch in self.evaluation()])
+        return float(-logs[labels].mean())
+
+
+class _Updates(Dataset):
+    """The micro-batches of an update, by the ranges of samples it reads."""
+
+    def __init__(self, examples, hps, world):
+        self.examples, self.size, self.world = examples, hps.micro_batch_size, world
+
+    def __getitem__(self, update):
+        ranges, position = update
+        return position, _micro_batches(self.examples, ranges, self.size, self.world)
+
+
+def _micro_batches(examples, ranges, size, world):
+    numbered, number = [], 0
+    for epoch, start, stop in ranges:
+        samples = np.arange(start, stop)
+        samples = samples[np.argsort(-examples.plan(epoch).length[samples], kind="stable")]
+        for part in range(0, len(samples), size):
+            if number % world.size == world.rank:
+                arrays = examples.batch(epoch, samples[part:part + size])
+                numbered.append((number, {name: torch.from_numpy(array) for name, array in arrays.items()}))
+            number += 1
+    return numbered
+
+
+def split(store, fraction):
+    """Training and held-out documents of a store: ``(store, training documents, held-out documents)``.
+
+    ``fraction`` of the documents is held out (at least one), chosen by a fixed draw. Of a store of one document
+    the last part is held out, in a view of the store where it is a document of its own.
+    """
+    if not 0 < fraction < 1:
+        raise DataError(f"heldout_fraction={fraction}: write a share between 0 and 1")
+    if store.num_documents == 1:
+        cut = min(max(round((1 - fraction) * store.num_sentences), 1), store.num_sentences - 1)
+        view = SimpleNamespace(tokens=store.tokens, sentence_offsets=store.sentence_offsets, num_documents=2,
+                               num_sentences=store.num_sentences,
+                               document_offsets=np.array([0, cut, store.num_sentences]))
+        return view, np.array([0]), np.array([1])
+    order = np.argsort(draws.bits(draws.key("heldout"), np.arange(store.num_documents)))
+    number = min(max(round(fraction * store.num_documents), 1), store.num_documents - 1)
+    return store, np.sort(order[number:]), np.sort(order[:number])

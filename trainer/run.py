@@ -1,0 +1,127 @@
+"""A run's folder: settings, environment, log, TensorBoard events and curves.
+
+    runs/pretrain-2026-11-22_11-17-26/  config.json  environment.json  tokenizer.json  log.jsonl  curves.png
+                                        events.out.tfevents.*  checkpoints/
+"""
+import json
+import os
+from datetime import datetime
+from pathlib import Path
+
+from torch.utils.tensorboard import SummaryWriter
+
+from trainer import checkpoints
+from trainer.errors import RunError
+
+
+class Run:
+    """The folder that one run writes. ``path`` is None for a run that keeps nothing (``--no-save``).
+
+    ``step`` is that of the checkpoint which the run goes on from. Of several processes one ``writes``.
+    """
+
+    def __init__(self, path, step=0, writes=True):
+        self.path, self.writes = path, writes and path is not None
+        self.records = []
+        if not self.writes:
+            return
+        self._cut_log(step)
+        self._log = open(path / "log.jsonl", "a", encoding="utf-8")
+        self._board = SummaryWriter(str(path), purge_step=step + 1 if step else None)
+
+    @classmethod
+    def create(cls, parent, task, config, environment):
+        """Make the folder ``parent/task-<time>`` with config.json and environment.json."""
+        name = f"{task}-{datetime.now():%Y-%m-%d_%H-%M-%S}"
+        try:
+            Path(parent).mkdir(parents=True, exist_ok=True)
+            path = _unused(Path(parent) / name)
+            checkpoints.write_json(path / "config.json", config)
+            checkpoints.write_json(path / "environment.json", environment)
+        except OSError as error:
+            raise RunError(f"--runs-dir {parent}: {error.strerror}") from None
+        return cls(path)
+
+    @property
+    def checkpoints(self):
+        return self.path / "checkpoints"
+
+    def _cut_log(self, step):
+        """Keep the log lines up to ``step``: what came after its checkpoint happens again."""
+        path = self.path / "log.jsonl"
+        if not path.exists():
+            return
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            try:
+                record = json.loads(line)
+            except ValueError:
+                break                                       # cut off by a kill
+            if record["step"] > step:
+                break
+            self.records.append(record)
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text("".join(json.dumps(record) + "\n" for record in self.records), encoding="utf-8")
+        os.replace(temporary, path)
+
+    def log(self, record):
+        """Append a record ``{"kind", "step", ...}`` to log.jsonl and TensorBoard."""
+        self.records.append(record)
+        if not self.writes:
+            return
+        self._log.write(json.dumps(record) + "\n")
+        self._log.flush()
+        for key, value in record.items():
+            if key not in ("kind", "step"):
+                self._board.add_scalar(f"{record['kind']}/{key}", value, record["step"])
+
+    def draw(self, baselines):
+        """Redraw curves.png: loss and accuracies against tokens; ``baselines`` are {label: loss} levels."""
+        if not self.writes:
+            return
+        import matplotlib
+        matplotlib.use("Agg")
+        from matplotlib import pyplot
+        names = [name for name in self.records[-1] if name.endswith(("_loss", "_accuracy"))]
+        figure, axes = pyplot.subplots(1, len(names), figsize=(4.5 * len(names), 3.6), layout="constrained")
+        for axis, name in zip(axes, names):
+            for kind, style in (("train", dict(alpha=0.5)), ("eval", dict(marker="o", markersize=3))):
+                points = [(r["tokens"], r[name]) for r in self.records if r["kind"] == kind and name in r]
+                if points:
+                    axis.plot(*zip(*points), label={"train": "training", "eval": "held out"}[kind], **style)
+            if name == "mlm_loss":
+                for label, level in baselines.items():
+                    axis.axhline(level, linestyle="--", color="gray", label=label)
+            axis.set(title=name.replace("_", " "), xlabel="tokens")
+            axis.grid(alpha=0.3)
+            axis.legend()
+        temporary = self.path / "curves.tmp.png"
+        figure.savefig(temporary, dpi=110)
+        os.replace(temporary, self.path / "curves.png")
+        pyplot.close(figure)
+
+    def close(self):
+        if self.writes:
+            self._log.close()
+            self._board.close()
+
+
+def read_config(folder):
+    """The config.json of a run's folder. Raises RunError where there is none."""
+    try:
+        return json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
+    except OSError:
+        raise RunError(f"--resume {folder}: no run there (it has no config.json)") from None
+    except ValueError as error:
+        raise RunError(f"{Path(folder) / 'config.json'}: {error}") from None
+
+
+def _unused(path):
+    """Make the folder ``path``, or ``path-2`` and so on where it exists."""
+    candidate, number = path, 1
+    while True:
+        try:
+            candidate.mkdir()
+            return candidate
+        except FileExistsError:
+            number += 1
+            candidate = path.with_name(f"{path.name}-{number}")
