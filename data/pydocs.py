@@ -17,13 +17,10 @@ REQUIREMENTS = Path(__file__).resolve().parents[1] / "requirements.txt"
 SKIPPED_FOLDERS = {"test", "tests", "idle_test", "site-packages", "dist-packages", "_internal", "_vendor"}
 MIN_WORDS = 6
 
-# Python's comments and strings. A documentation string is the triple-quoted one that begins a line (group 1).
-LEXEME = re.compile(
-    r'#[^\n]*|^[ \t]*([rR]?"""(?:[^"\\]|\\.|"(?!""))*"""|[rR]?\'\'\'(?:[^\'\\]|\\.|\'(?!\'\'))*\'\'\')'
-    r'|"""(?:[^"\\]|\\.|"(?!""))*"""|\'\'\'(?:[^\'\\]|\\.|\'(?!\'\'))*\'\'\''
-    r'|"(?:[^"\\\n]|\\.)*"|\'(?:[^\'\\\n]|\\.)*\'',
-    re.DOTALL | re.MULTILINE,
-)
+# Python's comments and strings. A documentation string is a triple-quoted one that begins a line (group 1).
+LONG = "|".join(r"QQQ[^Q\\]*(?:(?:\\.|Q(?!QQ))[^Q\\]*)*QQQ".replace("Q", quote) for quote in "\"'")
+SHORT = "|".join(r"Q(?:[^Q\\\n]|\\.)*Q".replace("Q", quote) for quote in "\"'")
+LEXEME = re.compile(rf"#[^\n]*|^[ \t]*([rR]?(?:{LONG}))|{LONG}|{SHORT}", re.DOTALL | re.MULTILINE)
 # Directives whose indented content is no prose; that of any other (note, warning, ...) is kept.
 CODE_DIRECTIVE = re.compile(
     r"\.\. *(code|code-block|sourcecode|ipython|math|plot|testcode|testsetup|testoutput|doctest|parsed-literal|"
@@ -35,6 +32,10 @@ UNDERLINE = re.compile(r"([-=~^*\"'`#+_.:])\1{2,}$")
 BULLET = re.compile(r"(?:[-*+] |\(?\d{1,2}[.)] |\(?[a-z]\) |#\. )\s*")
 TYPED_FIELD = re.compile(r"[*`]*\w[\w.*`, ]*[ `]: ?\S.*(?<![.!?])$")  # numpydoc's `axis : int, optional`
 FIELD = re.compile(r":\w+(?: [^:]+)?: *|@\w+:? +|[*`'\"]*\w[\w.]*[*`'\"]*(?: ?\([^)]*\))?(?:| -|-)[:-] +")
+TYPE = re.compile(  # a type that leads a description: `int, optional The width`
+    r"(?:[a-z][\w.-]*,? (?:or |of )?){1,3}"
+    r"(?=(?:The|An?|If|How|Whether|When|Where|This|These|Only|All|Each|Any|Name|Number|List|Used?|Set)\b )"
+)
 MARKUP = (
     (re.compile(r":[\w:+-]+:`[~!.]*([^`<]+?)(?: *<[^`>]*>)?`"), r"\1"),  # :class:`~a.B`, :ref:`text <target>`
     (re.compile(r"`([^`<]+?) *<[^`>]*>`__?"), r"\1"),  # `text <address>`_
@@ -77,17 +78,14 @@ def fingerprint() -> dict:
 
 @cache
 def gathered() -> tuple[tuple[bool, str], ...]:
-    seen = set()
+    seen: set[str] = set()
     found = []
     for path in modules():
         starts = True
-        for text in docstrings(path):
-            for paragraph in prose(text):
-                key = re.sub(r"\W+", " ", paragraph).lower()
-                if key not in seen:
-                    seen.add(key)
-                    found.append((starts, paragraph))
-                    starts = False
+        for docstring in docstrings(path):
+            for paragraph in prose(docstring, seen):
+                found.append((starts, paragraph))
+                starts = False
     return tuple(found)
 
 
@@ -120,6 +118,8 @@ def packages() -> tuple[str, ...]:
 def docstrings(path: Path) -> Iterator[str]:
     """The documentation strings of a module, arguments on a line of their own (`add_docstr(f, "…")`) included."""
     source = path.read_text(encoding="utf-8", errors="replace")
+    if '"""' not in source and "'''" not in source:
+        return
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # invalid escapes in other people's strings
         if path.parent.name == "pydoc_data":
@@ -134,13 +134,18 @@ def docstrings(path: Path) -> Iterator[str]:
                     pass  # an escape that is none, in a template
 
 
-def prose(docstring: str) -> Iterator[str]:
-    """The paragraphs of a docstring that read as English, without markup, white space folded."""
+def prose(docstring: str, seen: set[str]) -> Iterator[str]:
+    """The paragraphs of a docstring that read as English, without markup, white space folded; what they said,
+    letters alone, is added to `seen`, and what is there is left out."""
     for candidate in candidates(inspect.cleandoc(docstring).splitlines()):
-        if len(candidate) > 4 * MIN_WORDS and ENDED.search(candidate):
-            text = plain(candidate)
-            if readable(text):
-                yield text
+        if len(candidate) < 4 * MIN_WORDS or not ENDED.search(candidate) or candidate in seen:
+            continue
+        seen.add(candidate)
+        text = plain(candidate)
+        key = " ".join(WORD.findall(text.lower()))
+        if key not in seen and readable(text):
+            seen.add(key)
+            yield text
 
 
 def candidates(lines: list[str]) -> Iterator[str]:
@@ -156,17 +161,17 @@ def candidates(lines: list[str]) -> Iterator[str]:
             if indent > code_indent:
                 continue
             code_indent = None
-        if UNDERLINE.match(text):
+        if text and not text[0].isalnum() and UNDERLINE.match(text):
             run = []  # the line above is a heading
             continue
-        item = BULLET.match(text) or FIELD.match(text)
+        item = BULLET.match(text) or (":" in text or "--" in text or " - " in text) and FIELD.match(text)
         if run and (not text or item or text.startswith("..") or indent != run_indent):
             if text and not item and hangs and indent > run_indent:
                 run_indent, hangs = indent, False
             else:
                 yield " ".join(run)
                 run = []
-        if not text or TYPED_FIELD.match(text) and not run:
+        if not text or not run and ":" in text and TYPED_FIELD.match(text):
             continue
         if text.startswith(">>>") or CODE_DIRECTIVE.match(text):
             run = []
@@ -191,6 +196,8 @@ def plain(text: str) -> str:
     text = text[bullet.end():] if bullet else text
     field = FIELD.match(text)
     text = text[field.end():] if field else text
+    type_ = TYPE.match(text)
+    text = text[type_.end():] if type_ else text
     if MARKED.search(text):
         for pattern, replacement in MARKUP:
             text = pattern.sub(replacement, text)
@@ -199,10 +206,10 @@ def plain(text: str) -> str:
 
 
 def readable(text: str) -> bool:
-    words = WORD.findall(text)
+    words = WORD.findall(text.lower())
     if len(words) < MIN_WORDS or not text.isascii() or CODE.search(text) or not re.match(r"[\"'(]?[A-Z]", text):
         return False
-    common = sum(word.lower() in COMMON for word in words)
+    common = sum(word in COMMON for word in words)
     letters = sum(map(len, words))
     odd = len(TOKEN.findall(text))
     return common >= 0.2 * len(words) and letters >= 0.72 * len(text) and odd <= 0.15 * len(text.split())

