@@ -12,9 +12,9 @@ class Embeddings(nn.Module):
     def __init__(self, config: AlbertConfig):
         super().__init__()
         size = config.embedding_size
-        self.word_embeddings = nn.Embedding(config.vocab_size, size, padding_idx=config.pad_token_id)
-        self.position_embeddings = nn.Embedding(config.max_position_embeddings, size)
-        self.token_type_embeddings = nn.Embedding(config.type_vocab_size, size)
+        self.word_embeddings = table(config.vocab_size, size, config.pad_token_id)
+        self.position_embeddings = table(config.max_position_embeddings, size)
+        self.token_type_embeddings = table(config.type_vocab_size, size)
         self.norm = nn.LayerNorm(size, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
         self.projection = nn.Linear(size, config.hidden_size) if config.projects_embeddings else nn.Identity()
@@ -33,3 +33,8 @@ class Embeddings(nn.Module):
             segments = self.token_type_embeddings(token_type_ids)
         embedded = self.word_embeddings(input_ids) + segments + self.position_embeddings.weight[:length]
         return self.projection(self.dropout(self.norm(embedded)))
+
+
+def table(rows: int, size: int, padding_idx: int | None = None) -> nn.Embedding:
+    # nn.Embedding() draws its weights, which on the meta device costs seconds of imports before any loading
+    return nn.Embedding.from_pretrained(torch.empty(rows, size), freeze=False, padding_idx=padding_idx)

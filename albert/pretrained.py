@@ -19,6 +19,10 @@ from albert.names import ARCHITECTURES, EXTENDED_SUFFIX, disk_name, expressible,
 
 logger = logging.getLogger("albert")
 
+# Configuration keys that from_pretrained can change: no weight of the encoder depends on them.
+CHANGEABLE = {"hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout_prob", "sentence_objective",
+              "num_landmarks", "pinv_iterations", "pinv_init", "num_labels", "id2label", "problem_type"}
+
 WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin",
                 "pytorch_model.bin.index.json")
 
@@ -33,8 +37,8 @@ class PretrainedModel(nn.Module):
         """Read a model, in evaluation mode, in float32 (float64 stays).
 
         path: a run folder (its newest complete checkpoint), a checkpoint folder, or a folder or hub name in the
-        Hugging Face layout. changes: configuration keys that differ from the folder's, such as num_labels; a
-        classifier made for another number of labels is then begun anew. A head that the folder lacks is
+        Hugging Face layout. changes: configuration keys that differ from the folder's, out of `CHANGEABLE`; with
+        new labels a classifier for another number of them is begun anew. A head that the folder lacks is
         initialised, which is logged. On CPU the weights are the file's own pages, read when first touched.
 
         Raises ModelError for a folder without a model, an unreachable hub, damaged files, and weights that are
@@ -75,6 +79,8 @@ class PretrainedModel(nn.Module):
 
 def initialize(module: nn.Module, config: AlbertConfig):
     """Draw every matrix from a normal distribution of initializer_range; biases 0, LayerNorm the identity."""
+    if any(weight.is_meta for weight in module.parameters()):
+        return  # to be filled from a file
     with torch.no_grad():
         for name, weight in module.named_parameters():
             if name.endswith("bias"):
@@ -122,7 +128,7 @@ def download(name: str) -> Path:
             snapshot_download(name, allow_patterns=["pytorch_model*.bin"])
         return folder
     except Exception as error:  # the hub's client lets errors of several network packages through
-        reason = str(error).strip().split("\n")[0]
+        reason = str(error).strip().partition("\n")[0]
         raise ModelError(f"{name}: no such folder, and not to be had from the Hugging Face hub ({reason}); "
                          "download it elsewhere and name the local folder") from error
 
@@ -130,6 +136,8 @@ def download(name: str) -> Path:
 def read_config(folder: Path, **changes) -> AlbertConfig:
     """Configuration of a model folder, with keys changed. Raises ModelError, naming the file."""
     file = folder / "config.json"
+    if fixed := sorted(set(changes) - CHANGEABLE):
+        raise ModelError(f"{fixed[0]} is fixed by the checkpoint; what can change is {', '.join(sorted(CHANGEABLE))}")
     try:
         mapping = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -167,8 +175,8 @@ def config_json(model: PretrainedModel) -> dict:
     values["classifier_dropout"] = config.classifier_dropout_prob
     if not expressible(config):
         return {"architectures": [name], **values, "model_type": config.model_type + EXTENDED_SUFFIX}
-    # share="none" is a group for every layer; Transformers knows no other way to say it
-    values["num_hidden_groups"] = config.attention_groups
+    if config.model_type == "albert":  # Transformers knows no other way to say share="none"
+        values["num_hidden_groups"] = config.attention_groups
     counterpart = ARCHITECTURES[name]
     if name == "AlbertForPretraining" and config.sentence_objective == "none":
         counterpart = "ForMaskedLM"
@@ -210,8 +218,9 @@ def read_weight_file(file: Path) -> dict[str, torch.Tensor]:
     except UnpicklingError as error:
         raise ModelError(f"{file}: not loaded, since it would unpickle more than tensors or is damaged; "
                          "convert it to model.safetensors where you trust it") from error
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise ModelError(f"{file}: damaged or not a PyTorch file: {str(error).splitlines()[0]}") from error
+    except Exception as error:  # of damaged bytes the unpickler raises whatever it stumbles over
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise ModelError(f"{file}: damaged or not a PyTorch file: {reason}") from error
     if not isinstance(weights, dict) or not all(isinstance(weight, torch.Tensor) for weight in weights.values()):
         raise ModelError(f"{file}: expected a state dictionary of tensors")
     return weights

@@ -179,10 +179,11 @@ class PretrainingExamples:
                     masked_positions=flat, mlm_labels=labels, sentence_labels=plan.label)
 
     def _choose_masked(self, keys, ordinary, begins_word, begins_segment):
-        """Tokens to predict, (B, T) bool: whole n-grams of words in a random order until ``mask_prob`` is reached.
+        """Tokens to predict, (B, T) bool: a share ``mask_prob`` of the whole n-grams of words of each row.
 
-        The words of a row are laid out in n-grams of random length, p(n) ∝ 1/n. The n-gram that would pass the
-        budget is taken with the probability that makes the expected number exact, so no n-gram is ever cut.
+        The words of a row are laid out in n-grams of random length, p(n) ∝ 1/n, of which a random choice is taken.
+        Its number is rounded up or down by a draw, so that ``mask_prob`` of the tokens is what is expected, the
+        n-grams keep their distribution, and none is ever cut.
         """
         rows, width = ordinary.shape
         number = np.arange(width)[None, :]
@@ -194,17 +195,12 @@ class PretrainingExamples:
         opens[row, np.minimum(begin_words, width)] = True
         opens = begins_word & (opens[row, word] | begins_segment)
         ngram = np.where(ordinary, np.cumsum(opens, axis=1) - 1, width - 1)
-        flat = (row * width + ngram)[ordinary]
-        tokens = np.bincount(flat, minlength=rows * width).reshape(rows, width)
-
+        count = opens.sum(axis=1, keepdims=True)
         draw = draws.bits(draws.bits(keys, 3), number)
-        order = np.argsort(np.where(tokens > 0, draw, ~np.uint64(0)), axis=1)
-        tokens = np.take_along_axis(tokens, order, axis=1)
-        before = np.cumsum(tokens, axis=1) - tokens
-        budget = self.mask_prob * ordinary.sum(axis=1, keepdims=True)
-        chance = draws.uniform(draws.bits(draws.bits(keys, 4), number))
+        order = np.argsort(np.where(number < count, draw, ~np.uint64(0)), axis=1)
+        budget = np.floor(self.mask_prob * count + draws.uniform(draws.bits(keys, 4)))
         taken = np.zeros((rows, width), bool)
-        np.put_along_axis(taken, order, before + chance * tokens < budget, axis=1)
+        np.put_along_axis(taken, order, number < budget, axis=1)
         return ordinary & taken[row, ngram]
 
     def _corrupt(self, draw, labels):

@@ -87,7 +87,7 @@ class LocalFile:
             offset = 0
             for number, line in enumerate(iter(lambda: stream.readline(ROW_BYTES), b""), start=1):
                 if len(line) == ROW_BYTES:
-                    raise DataError(f"{self.path}: line {number}: over {ROW_BYTES:,} bytes; give a row a line")
+                    raise DataError(f"{self.path}: line {number}: over {ROW_BYTES:,} bytes; give short rows")
                 yield self.decode(line, number, offset)
                 offset += len(line)
                 self.position = raw.tell()
@@ -106,7 +106,7 @@ class LocalFile:
                 else:
                     yield raw, raw
         except (OSError, EOFError, zlib.error) as error:
-            raise DataError(f"{self.path}: unreadable, damaged or not what its suffix says: {error}") from error
+            raise DataError(f"{self.path}: damaged or not what its suffix says: {error}") from error
 
     def decode(self, block: bytes, line: int, offset: int) -> str:
         """`block` as text; `line` (from 1) and `offset` (bytes, from 0) say where it starts in the text."""
@@ -181,7 +181,7 @@ class LocalFile:
 
 
 def fold(line: str) -> Iterator[str]:
-    """The line as a paragraph, its white space folded; several where it is too long, none where it is blank."""
+    """The line as a paragraph, its white space folded; several if it is too long, none if it is blank."""
     text = " ".join(line.split())
     while len(text) > PARAGRAPH_CHARACTERS:
         end = text.rfind(" ", 1, PARAGRAPH_CHARACTERS + 1)

@@ -15,17 +15,17 @@ from pathlib import Path, PurePath
 
 REQUIREMENTS = Path(__file__).resolve().parents[1] / "requirements.txt"
 SKIPPED_FOLDERS = {"test", "tests", "idle_test", "site-packages", "dist-packages", "_internal", "_vendor"}
-MIN_WORDS = 6
+MIN_WORDS = 8
 
-# Python's comments and strings. A documentation string is a triple-quoted one that begins a line (group 1).
+# Python's comments and strings, triple-quoted ones as group 1; parsing whole modules takes twice as long.
 LONG = "|".join(r"QQQ[^Q\\]*(?:(?:\\.|Q(?!QQ))[^Q\\]*)*QQQ".replace("Q", quote) for quote in "\"'")
 SHORT = "|".join(r"Q(?:[^Q\\\n]|\\.)*Q".replace("Q", quote) for quote in "\"'")
-LEXEME = re.compile(rf"#[^\n]*|^[ \t]*([rR]?(?:{LONG}))|{LONG}|{SHORT}", re.DOTALL | re.MULTILINE)
+LEXEME = re.compile(rf"#[^\n]*|({LONG})|{SHORT}", re.DOTALL)
 # Directives whose indented content is no prose; that of any other (note, warning, ...) is kept.
 CODE_DIRECTIVE = re.compile(
-    r"\.\. *(code|code-block|sourcecode|ipython|math|plot|testcode|testsetup|testoutput|doctest|parsed-literal|"
-    r"productionlist|auto\w+|currentmodule|table|list-table|csv-table|figure|image|toctree|include|only|"
-    r"literalinclude|highlight|index|seealso|envvar|_[^:]+:|\[[#\w]+\]|\|)"
+    r"\.\. *(code|code-block|sourcecode|ipython|math|plot|testcode|testsetup|testoutput|doctest|"
+    r"parsed-literal|productionlist|auto\w+|currentmodule|table|list-table|csv-table|figure|image|toctree|"
+    r"include|only|literalinclude|highlight|index|seealso|envvar|_[^:]+:|\[[#\w]+\]|\|)"
 )
 DIRECTIVE = re.compile(r"\.\. *[\w:-]+:: *(?:\d[\w.]*)?\s*")
 UNDERLINE = re.compile(r"([-=~^*\"'`#+_.:])\1{2,}$")
@@ -34,7 +34,8 @@ TYPED_FIELD = re.compile(r"[*`]*\w[\w.*`, ]*[ `]: ?\S.*(?<![.!?])$")  # numpydoc
 FIELD = re.compile(r":\w+(?: [^:]+)?: *|@\w+:? +|[*`'\"]*\w[\w.]*[*`'\"]*(?: ?\([^)]*\))?(?:| -|-)[:-] +")
 TYPE = re.compile(  # a type that leads a description: `int, optional The width`
     r"(?:[a-z][\w.-]*,? (?:or |of )?){1,3}"
-    r"(?=(?:The|An?|If|How|Whether|When|Where|This|These|Only|All|Each|Any|Name|Number|List|Used?|Set)\b )"
+    r"(?=(?:The|An?|If|How|Whether|When|Where|This|These|Only|All|Each|Any|Name|Number|List|Used?|Set|"
+    r"Additional|Optional|Keyword|Specifies|Determines|Controls|Can|Default)\b )"
 )
 MARKUP = (
     (re.compile(r":[\w:+-]+:`[~!.]*([^`<]+?)(?: *<[^`>]*>)?`"), r"\1"),  # :class:`~a.B`, :ref:`text <target>`
@@ -47,18 +48,20 @@ MARKUP = (
     (re.compile(r"(?<=\w)__?(?=[\s,.;:)]|$)"), ""),
 )
 MARKED = re.compile(r"[`*\[|_]")
-QUOTES = str.maketrans({"\u2018": "'", "\u2019": "'", "\u201c": '"', "\u201d": '"', "\u2013": "-", "\u2014": "--"})
+QUOTES = str.maketrans("\u2018\u2019\u201c\u201d\u2013\u2014", "''\"\"--")
+STARTED = re.compile(r"[\"'(]?[A-Z]")
 ENDED = re.compile(r"[.!?][\"')`]*$")
 CODE = re.compile(
     r">>>|[$\\{}|@^`]|[=<>~*]{2}|https?:|\b(?:def|import|self)\b[ (]|\breturn \w+\(|\w\(\w+=|__\w+__|::|\+-|"
-    r" [.,;:)]|\( |\.\.\.|\[\w*\]|TODO|Copyright"
+    r" [.,;:)]|\( |\.\.\.|\[\w*\]|TODO|Copyright|^(?:If|When) [^,]*$"
 )
-TOKEN = re.compile(r"\S*[_=()\[\]/<>*+#~&%]\S*|\w+\.\w+|\d\S*")
+ODD = re.compile(r"[_=(\[/<>*+#~&%]|\w\.\w|\b\d")
 WORD = re.compile(r"[A-Za-z]+(?:['-][A-Za-z]+)*")
 COMMON = set(
-    "a an the of to in is are be been was were and or not no if it its this that these those with for from by as "
-    "on at which when where then than into will would can may must should has have had do does you your we they "
-    "each any all one only also but so such there how what other same used use using whether between".split()
+    "a an the of to in is are be been was were and or not no if it its this that these those with "
+    "for from by as on at which when where then than into will would can may must should has have "
+    "had do does you your we they each any all one only also but so such there how what other same "
+    "used use using whether between".split()
 )
 
 
@@ -101,9 +104,8 @@ def wanted(path: PurePath) -> bool:
     return path.suffix == ".py" and SKIPPED_FOLDERS.isdisjoint(path.parts)
 
 
-@cache
 def packages() -> tuple[str, ...]:
-    """The installed ones among the packages that requirements.txt names and those that they require, sorted."""
+    """The installed ones of the packages that requirements.txt names and that those require, sorted."""
     found = set()
     open_ = REQUIREMENTS.read_text(encoding="utf-8").splitlines()
     while open_:
@@ -111,12 +113,13 @@ def packages() -> tuple[str, ...]:
         name = requirement and re.sub(r"[-_.]+", "-", requirement[0]).lower()
         if name and name not in found and any(importlib.metadata.distributions(name=name)):
             found.add(name)
-            open_ += (line for line in importlib.metadata.requires(name) or [] if "extra ==" not in line)
+            required = importlib.metadata.requires(name) or []
+            open_ += (line for line in required if "extra" not in line.partition(";")[2])
     return tuple(sorted(found))
 
 
 def docstrings(path: Path) -> Iterator[str]:
-    """The documentation strings of a module, arguments on a line of their own (`add_docstr(f, "…")`) included."""
+    """The documentation strings of a module; arguments such as `add_docstr`'s on a line of their own too."""
     source = path.read_text(encoding="utf-8", errors="replace")
     if '"""' not in source and "'''" not in source:
         return
@@ -127,9 +130,12 @@ def docstrings(path: Path) -> Iterator[str]:
                 if isinstance(node, ast.Dict):
                     yield from map(ast.literal_eval, node.values)
         for lexeme in LEXEME.finditer(source):
-            if lexeme[1] and len(lexeme[1]) > 30:
+            if not lexeme[1] or len(lexeme[1]) < 4 * MIN_WORDS:
+                continue
+            before = source[source.rfind("\n", 0, lexeme.start()) + 1 : lexeme.start()].strip()
+            if before in ("", "r", "R"):
                 try:
-                    yield ast.literal_eval(lexeme[1])
+                    yield ast.literal_eval(before + lexeme[1])
                 except (SyntaxError, ValueError):
                     pass  # an escape that is none, in a template
 
@@ -142,21 +148,27 @@ def prose(docstring: str, seen: set[str]) -> Iterator[str]:
             continue
         seen.add(candidate)
         text = plain(candidate)
-        key = " ".join(WORD.findall(text.lower()))
-        if key not in seen and readable(text):
+        words = WORD.findall(text.lower())
+        key = " ".join(words)
+        if key not in seen and readable(text, words):
             seen.add(key)
             yield text
 
 
 def candidates(lines: list[str]) -> Iterator[str]:
-    """Runs of lines that belong together: at one indentation, a list item or field on its own; code left out."""
+    """Runs of lines that belong together: at one indentation, an item or field on its own; code left out."""
     run: list[str] = []
     hangs = False  # the run is an item, whose further lines are indented
     run_indent = 0
     code_indent = None  # lines deeper than this are code
+    doctest = False  # up to the next blank line
     for line in lines:
         text = line.strip()
         indent = len(line) - len(line.lstrip())
+        doctest = text.startswith(">>>") or doctest and bool(text)
+        if doctest:
+            run = []
+            continue
         if text and code_indent is not None:
             if indent > code_indent:
                 continue
@@ -173,9 +185,8 @@ def candidates(lines: list[str]) -> Iterator[str]:
                 run = []
         if not text or not run and ":" in text and TYPED_FIELD.match(text):
             continue
-        if text.startswith(">>>") or CODE_DIRECTIVE.match(text):
-            run = []
-            code_indent = indent - text.startswith(">>>")
+        if CODE_DIRECTIVE.match(text):
+            code_indent = indent
             continue
         if text.startswith(".."):
             text = DIRECTIVE.sub("", text, count=1)
@@ -205,11 +216,10 @@ def plain(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def readable(text: str) -> bool:
-    words = WORD.findall(text.lower())
-    if len(words) < MIN_WORDS or not text.isascii() or CODE.search(text) or not re.match(r"[\"'(]?[A-Z]", text):
+def readable(text: str, words: list[str]) -> bool:
+    if len(words) < MIN_WORDS or not text.isascii() or CODE.search(text) or not STARTED.match(text):
         return False
     common = sum(word in COMMON for word in words)
     letters = sum(map(len, words))
-    odd = len(TOKEN.findall(text))
+    odd = len(ODD.findall(text))
     return common >= 0.2 * len(words) and letters >= 0.72 * len(text) and odd <= 0.15 * len(text.split())

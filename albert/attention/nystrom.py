@@ -1,3 +1,5 @@
+import math
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange, reduce
@@ -30,19 +32,18 @@ class NystromAttention(nn.Module):
         tokens, landmarks = query.shape[2], self.landmarks
         if tokens <= landmarks:
             return self.softmax(query, key, value, mask)
+        precise = torch.promote_types(query.dtype, torch.float32)
 
         if mask is None and tokens % landmarks == 0:
             query_means = reduce(query, "b h (m s) d -> b h m d", "mean", m=landmarks)
             key_means = reduce(key, "b h (m s) d -> b h m d", "mean", m=landmarks)
         else:
-            if mask is None:
-                mask = query.new_ones(query.shape[0], tokens, dtype=torch.bool)
-            segment, means = segments(mask, landmarks)
-            query_means, key_means = segment_means(means, query), segment_means(means, key)
+            real = query.new_ones(query.shape[0], tokens, dtype=torch.bool) if mask is None else mask
+            segment = segments(real, landmarks)
+            query_means, key_means = segment_means((query, key), segment, real, landmarks)
         landmark_output = self.softmax(query_means, key, value, mask)                # (B, heads, m, head_dim)
 
         with torch.autocast(query.device.type, enabled=False):
-            precise = torch.promote_types(query.dtype, torch.float32)
             scores = query_means.to(precise) @ key_means.to(precise).mT * query.shape[-1] ** -0.5
             kernel = scores.softmax(dim=-1)
             if mask is not None:
@@ -54,29 +55,36 @@ class NystromAttention(nn.Module):
 
         if mask is not None:
             # In a short row each token is its own landmark, whose output is the token's exact attention.
-            index = rearrange(segment, "b t -> b 1 t 1").expand(-1, *output.shape[1:2], -1, output.shape[3])
-            output = torch.where(short, landmark_output.gather(2, index).to(output.dtype), output)
+            index = rearrange(segment, "b t -> b 1 t 1").expand_as(output)
+            output = torch.where(short, landmark_output.gather(2, index), output)
         return output
 
 
-def segments(mask: torch.Tensor, landmarks: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cut the real tokens of each row into segments: of n tokens the one of rank r goes to ⌊r · landmarks / n⌋.
+def segments(mask: torch.Tensor, landmarks: int) -> torch.Tensor:
+    """The segment (B, T) of each token: of n real tokens the one of rank r belongs to ⌊r · landmarks / n⌋.
 
-    mask (B, T), true = token. Returns each token's segment (B, T) and the matrix (B, landmarks, T) that takes
-    the mean of each segment; a segment without tokens, as short rows have them, gets zero.
+    mask (B, T), true = token. Padding gets the segment of a neighbour.
     """
-    rank = mask.cumsum(dim=-1) - 1
-    count = mask.sum(dim=-1, keepdim=True).clamp(min=1)
-    segment = (rank * landmarks // count).clamp(min=0)
-    member = F.one_hot(segment, landmarks).mT * mask[:, None]
-    return segment, member / member.sum(dim=-1, keepdim=True).clamp(min=1)
+    rank = (mask.cumsum(dim=-1) - 1).clamp(min=0)
+    return rank * landmarks // mask.sum(dim=-1, keepdim=True).clamp(min=1)
 
 
-def segment_means(means: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-    """(B, landmarks, T) and (B, heads, T, head_dim) to (B, heads, landmarks, head_dim)."""
-    # one product for all heads: the merge is free where the heads were split from a projection's output
-    merged = means.to(tokens.dtype) @ rearrange(tokens, "b h t d -> b t (h d)")
-    return rearrange(merged, "b m (h d) -> b h m d", h=tokens.shape[1])
+def segment_means(tensors: tuple[torch.Tensor, ...], segment: torch.Tensor, mask: torch.Tensor,
+                  landmarks: int) -> list[torch.Tensor]:
+    """Means over each segment's real tokens: (B, heads, T, head_dim) to (B, heads, landmarks, head_dim).
+
+    A segment without tokens, as rows shorter than `landmarks` have them, gets zero.
+    """
+    member = (segment[:, None] == torch.arange(landmarks, device=segment.device)[:, None]) & mask[:, None]
+    # A power of two is exact in every format, and the sums over a segment stay in the range of float16.
+    scale = 2.0 ** -math.ceil(math.log2(segment.shape[1] / landmarks))
+    weight = (member.sum(dim=-1, keepdim=True) * scale).clamp(min=scale)
+    means = []
+    for tensor in tensors:
+        # one product for all heads: merging them is free where they were split from a projection's output
+        sums = (member.to(tensor.dtype) * scale) @ rearrange(tensor, "b h t d -> b t (h d)")
+        means.append(rearrange((sums / weight).to(tensor.dtype), "b m (h d) -> b h m d", h=tensor.shape[1]))
+    return means
 
 
 def pseudo_inverse(kernel: torch.Tensor, iterations: int, init: str) -> torch.Tensor:

@@ -1,0 +1,88 @@
+"""Change a trained model where its weights allow it: more positions, another attention, another vocabulary.
+
+Each function changes the model in place and returns one line that says what it did.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from albert.attention import build_attention
+from albert.errors import ModelError
+from albert.models import Albert
+from albert.pretrained import PretrainedModel, initialize
+
+
+def extend_positions(model: PretrainedModel, positions: int) -> str:
+    """Give the model `positions` positions; the new ones repeat the trained ones in order (as Longformer's were
+    begun: Beltagy et al. 2020, section 5). Raises ModelError for fewer than it has."""
+    encoder = encoder_of(model)
+    trained = encoder.embeddings.position_embeddings.weight.detach()
+    if positions < len(trained):
+        raise ModelError(f"max_position_embeddings={positions}: the checkpoint has {len(trained)} already")
+    copies = -(-positions // len(trained))
+    encoder.embeddings.position_embeddings = nn.Embedding.from_pretrained(
+        trained.repeat(copies, 1)[:positions], freeze=False)
+    set_config(model, max_position_embeddings=positions)
+    return f"positions extended from {len(trained)} to {positions}, the new ones repeating the old"
+
+
+def switch_attention(model: PretrainedModel, attention: str, **options) -> str:
+    """Exchange the kind of attention and keep the projections around it.
+
+    options: num_landmarks, pinv_iterations, pinv_init and conv_kernel_size, which is the kind's own default when
+    not given. A convolution that is new starts at zero, so that it leaves the output unchanged; one of the width
+    the model has keeps its weights. Raises ModelError for an unknown kind.
+    """
+    before = model.config
+    config = replace(before, **{"attention": attention, "conv_kernel_size": None, **options})
+    kept = config.conv_kernel_size == before.conv_kernel_size
+    for block in encoder_of(model).encoder.attention:
+        attend = build_attention(config).to(block.query.weight)
+        initialize(attend, config)
+        if kept and config.conv_kernel_size:
+            attend.convolution = block.attend.convolution
+        elif config.conv_kernel_size:
+            nn.init.zeros_(attend.convolution.weight)
+        block.attend = attend.train(block.training)
+    set_config(model, **{key: getattr(config, key) for key in ("attention", "conv_kernel_size", *options)})
+    message = f"attention {before.attention} -> {attention}, conv_kernel_size {before.conv_kernel_size} -> "
+    message += str(config.conv_kernel_size)
+    return message if kept or not config.conv_kernel_size else f"{message}, starting at zero"
+
+
+def replace_vocabulary(model: PretrainedModel, vocab_size: int, new_rows_from: Mapping[int, int],
+                       pad_token_id: int | None = 0) -> str:
+    """Exchange the vocabulary: new token `id` keeps the embedding, and the bias of the MLM head, of old token
+    `new_rows_from[id]`; tokens not in the mapping are initialised.
+
+    Raises ModelError for an id outside either vocabulary.
+    """
+    encoder = encoder_of(model)
+    trained = encoder.embeddings.word_embeddings.weight.detach()
+    new, old = (torch.tensor(list(ids), dtype=torch.long, device=trained.device)
+                for ids in (new_rows_from.keys(), new_rows_from.values()))
+    for ids, size in ((new, vocab_size), (old, len(trained))):
+        if len(ids) and not 0 <= ids.min() <= ids.max() < size:
+            raise ModelError(f"token {int(ids.max())} is outside a vocabulary of {size}")
+    embeddings = nn.Embedding(vocab_size, trained.shape[1], padding_idx=pad_token_id).to(trained)
+    initialize(embeddings, model.config)
+    with torch.no_grad():
+        embeddings.weight[new] = trained[old]
+    encoder.embeddings.word_embeddings = embeddings
+    if hasattr(model, "mlm_head"):
+        bias = torch.zeros(vocab_size).to(trained)
+        bias[new] = model.mlm_head.bias.detach()[old]
+        model.mlm_head.bias = nn.Parameter(bias)
+    set_config(model, vocab_size=vocab_size, pad_token_id=pad_token_id)
+    return f"vocabulary exchanged: {len(new)} of {vocab_size} embeddings kept, {vocab_size - len(new)} initialised"
+
+
+def encoder_of(model: PretrainedModel) -> Albert:
+    return model if isinstance(model, Albert) else model.albert
+
+
+def set_config(model: PretrainedModel, **changes):
+    encoder_of(model).config = model.config = replace(model.config, **changes)

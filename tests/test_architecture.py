@@ -1,0 +1,36 @@
+"""Who may import whom."""
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+OURS = {"albert", "data", "trainer", "hps"}
+
+
+def imports(path, inside_functions=True):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    nodes = ast.walk(tree) if inside_functions else tree.body
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module.split(".")[0]
+
+
+@pytest.mark.parametrize("package, allowed", [("data", set()), ("albert", set()), ("trainer", {"albert", "data"})])
+def test_layers(package, allowed):
+    for path in (ROOT / package).rglob("*.py"):
+        extra = {"data"} if path.name == "pipeline.py" else set()
+        assert set(imports(path)) & OURS <= allowed | {package} | extra, path
+
+
+def test_albert_needs_little():
+    allowed = {"torch", "einops", "safetensors", "albert"} | sys.stdlib_module_names
+    for path in (ROOT / "albert").rglob("*.py"):
+        assert set(imports(path, inside_functions=False)) <= allowed, path
+
+
+def test_hps_needs_the_standard_library_alone():
+    assert set(imports(ROOT / "hps.py")) <= sys.stdlib_module_names

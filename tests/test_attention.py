@@ -1,0 +1,177 @@
+import math
+
+import pytest
+import torch
+from einops import rearrange
+
+from albert import AlbertConfig
+from albert.attention import KINDS, build_attention
+from albert.attention.convolution import ValueConvolution
+from albert.pretrained import initialize
+
+HEADS, DIM, LANDMARKS = 3, 8, 8
+
+
+def attention(kind, conv_kernel_size=0, **changes):
+    config = AlbertConfig(hidden_size=HEADS * DIM, num_attention_heads=HEADS, attention=kind, num_landmarks=LANDMARKS,
+                          conv_kernel_size=conv_kernel_size, initializer_range=0.5, **changes)
+    attend = build_attention(config)
+    initialize(attend, config)
+    return attend.double().eval()
+
+
+def inputs(batch, tokens, scale=1.0, dtype=torch.float64, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return [(torch.randn(batch, HEADS, tokens, DIM, generator=generator, dtype=torch.float64) * scale).to(dtype)
+            for _ in range(3)]
+
+
+def exact(query, key, value, mask=None):
+    scores = query @ key.mT / math.sqrt(query.shape[-1])
+    if mask is not None:
+        scores = scores.masked_fill(~mask[:, None, None], -torch.inf)
+    return scores.softmax(-1) @ value
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("width", [0, 5])
+def test_padding_and_other_rows_never_matter(kind, width):
+    attend = attention(kind, width)
+    lengths = [1, LANDMARKS - 1, LANDMARKS, LANDMARKS + 1, 21, 40]
+    query, key, value = inputs(len(lengths), 40)
+    mask = torch.arange(40) < torch.tensor(lengths)[:, None]
+    together = attend(query, key, value, mask)
+    spoiled = [torch.where(mask[:, None, :, None], tensor, torch.tensor(1e3, dtype=torch.float64))
+               for tensor in (query, key, value)]
+    padded_otherwise = attend(*spoiled, mask)
+    for row, length in enumerate(lengths):
+        alone = attend(*(tensor[row:row + 1, :, :length] for tensor in (query, key, value)), None)
+        torch.testing.assert_close(together[row, :, :length], alone[0], rtol=0, atol=1e-9)
+        torch.testing.assert_close(padded_otherwise[row, :, :length], alone[0], rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_left_padding_and_holes_give_what_the_tokens_alone_give(kind):
+    attend = attention(kind)
+    query, key, value = inputs(2, 50)
+    mask = torch.rand(2, 50, generator=torch.Generator().manual_seed(1)) < 0.6
+    mask[1] = torch.arange(50) >= 20
+    together = attend(query, key, value, mask)
+    for row in range(2):
+        real = mask[row].nonzero()[:, 0]
+        alone = attend(*(tensor[row:row + 1, :, real] for tensor in (query, key, value)), None)
+        torch.testing.assert_close(together[row][:, real], alone[0], rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradients_agree_with_finite_differences_under_a_mask(kind):
+    attend = attention(kind, 3)
+    tensors = [tensor.requires_grad_() for tensor in inputs(2, 12, scale=0.5)]
+    mask = torch.arange(12) < torch.tensor([[5], [12]])
+    assert torch.autograd.gradcheck(lambda *tensors: attend(*tensors, mask), tensors, fast_mode=True)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("tokens", [1, 7, 8, 9, 64, 100, 8192])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_low_precision_stays_finite(kind, tokens, dtype):
+    if tokens > 4096 and (kind == "softmax" or dtype == torch.float16):
+        pytest.skip("slow on CPU")
+    attend = attention(kind, 5).to(dtype)
+    mask = torch.ones(3, tokens, dtype=torch.bool)
+    mask[1, 1:] = False
+    mask[2] = False
+    for scale in (1.0, 30.0):
+        for equal_keys in (False, True):
+            query, key, value = inputs(3, tokens, scale, dtype)
+            key = key[:, :, :1].expand_as(key) if equal_keys else key
+            for chosen in (None, mask):
+                assert attend(query, key, value / scale, chosen).isfinite().all()
+
+
+def test_softmax_is_the_formula():
+    query, key, value = inputs(2, 30)
+    mask = torch.arange(30) < torch.tensor([[11], [30]])
+    torch.testing.assert_close(attention("softmax")(query, key, value, mask), exact(query, key, value, mask))
+    torch.testing.assert_close(attention("softmax")(query, key, value, None), exact(query, key, value))
+
+
+def test_nystrom_is_exact_in_rows_of_no_more_tokens_than_landmarks():
+    query, key, value = inputs(3, 40)
+    mask = torch.arange(40) < torch.tensor([[LANDMARKS], [3], [40]])
+    output = attention("nystrom")(query, key, value, mask)
+    expected = exact(query, key, value, mask)
+    torch.testing.assert_close(output[0, :, :LANDMARKS], expected[0, :, :LANDMARKS])
+    torch.testing.assert_close(output[1, :, :3], expected[1, :, :3])
+
+
+@pytest.mark.parametrize("pinv_init, batch", [("exact", 3), ("original", 1)])
+@pytest.mark.parametrize("width", [None, 5])
+def test_nystrom_agrees_with_transformers(pinv_init, batch, width):
+    transformers = pytest.importorskip("transformers")
+    from transformers.models.nystromformer.modeling_nystromformer import NystromformerSelfAttention
+
+    tokens, size = 5 * LANDMARKS, HEADS * DIM
+    theirs = NystromformerSelfAttention(transformers.NystromformerConfig(
+        hidden_size=size, num_attention_heads=HEADS, num_landmarks=LANDMARKS, segment_means_seq_len=tokens,
+        conv_kernel_size=5)).double().eval()
+    theirs.init_option = pinv_init
+    theirs.conv_kernel_size = width
+    ours = attention("nystrom", width or 0, pinv_init=pinv_init)
+    if width:
+        ours.convolution.weight.data = theirs.conv.weight.data[:, 0, :, 0]
+    hidden = torch.randn(batch, tokens, size, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 2
+    query, key, value = (rearrange(project(hidden), "b t (h d) -> b h t d", h=HEADS)
+                         for project in (theirs.query, theirs.key, theirs.value))
+    expected = theirs(hidden)[0]
+    torch.testing.assert_close(rearrange(ours(query, key, value, None), "b h t d -> b t (h d)"), expected,
+                               rtol=0, atol=1e-8)
+    all_real = torch.ones(batch, tokens, dtype=torch.bool)
+    torch.testing.assert_close(rearrange(ours(query, key, value, all_real), "b h t d -> b t (h d)"), expected,
+                               rtol=0, atol=1e-8)
+
+
+def test_nystrom_agrees_with_the_package_nystrom_attention():
+    package = pytest.importorskip("nystrom_attention")
+    tokens, size = 6 * LANDMARKS, HEADS * DIM
+    theirs = package.NystromAttention(size, DIM, HEADS, LANDMARKS, residual_conv_kernel=5).double().eval()
+    ours = attention("nystrom", 5, pinv_init="original")
+    ours.convolution.weight.data = theirs.res_conv.weight.data[:, 0, :, 0]
+    hidden = torch.randn(1, tokens, size, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 2
+    query, key, value = rearrange(theirs.to_qkv(hidden), "b t (n h d) -> n b h t d", n=3, h=HEADS)
+    output = theirs.to_out(rearrange(ours(query, key, value, None), "b h t d -> b t (h d)"))
+    torch.testing.assert_close(output, theirs(hidden), rtol=0, atol=1e-8)
+
+
+def test_nystrom_comes_near_softmax_as_landmarks_grow():
+    query, key, value = inputs(2, 256)
+    errors = []
+    for landmarks in (16, 64, 128, 256):
+        config = AlbertConfig(hidden_size=HEADS * DIM, num_attention_heads=HEADS, attention="nystrom",
+                              conv_kernel_size=0, num_landmarks=landmarks)
+        errors.append((build_attention(config)(query, key, value, None) - exact(query, key, value)).norm().item())
+    assert errors[2] < errors[0] and errors[3] < 1e-9
+
+
+@pytest.mark.parametrize("batch, tokens, width", [(1, 40, 9), (3, 17, 33), (2, 1, 3)])
+def test_the_convolution_is_one_filter_for_each_head(batch, tokens, width):
+    convolution = ValueConvolution(AlbertConfig(hidden_size=HEADS * DIM, num_attention_heads=HEADS,
+                                                conv_kernel_size=width)).double()
+    torch.nn.init.normal_(convolution.weight)
+    value = inputs(batch, tokens)[2]
+    expected = torch.zeros_like(value)
+    for token in range(tokens):
+        for offset in range(width):
+            source = token + offset - width // 2
+            if 0 <= source < tokens:
+                expected[:, :, token] += convolution.weight[:, offset, None] * value[:, :, source]
+    torch.testing.assert_close(convolution(value), expected)
+
+
+def test_autocast_keeps_the_pseudo_inverse_in_float32():
+    query, key, value = inputs(2, 64, dtype=torch.float32)
+    attend = attention("nystrom").float()
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = attend(query.bfloat16(), key.bfloat16(), value.bfloat16(), None)
+    assert rounded.dtype == torch.bfloat16
+    torch.testing.assert_close(rounded.float(), attend(query, key, value, None), rtol=0.1, atol=0.1)

@@ -1,0 +1,85 @@
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from albert import AlbertConfig, AlbertForPretraining
+from hps import HPS
+from trainer.errors import RunError
+from trainer.optimizers import LAMB, build_optimizers, schedule
+
+
+def reference_lamb(weight, grads, lr, beta1, beta2, eps, decay):
+    """Algorithm 2 of You et al. 2020 in float64, one tensor."""
+    x = weight.double()
+    m, v = torch.zeros_like(x), torch.zeros_like(x)
+    for t, gradient in enumerate(grads, 1):
+        g = gradient.double()
+        m = beta1 * m + (1 - beta1) * g
+        v = beta2 * v + (1 - beta2) * g * g
+        r = m / (1 - beta1 ** t) / ((v / (1 - beta2 ** t)).sqrt() + eps)
+        u = r + decay * x
+        ratio = x.norm() / u.norm() if decay else 1.0
+        x = x - lr * ratio * u
+    return x
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.01])
+def test_lamb_follows_algorithm_2(decay):
+    torch.manual_seed(0)
+    weights = [torch.randn(7, 5), torch.randn(3)]
+    grads = [[torch.randn_like(w) for w in weights] for _ in range(6)]
+    params = [torch.nn.Parameter(w.clone()) for w in weights]
+    optimizer = LAMB(params, lr=0.02, weight_decay=decay)
+    for step in grads:
+        for p, g in zip(params, step):
+            p.grad = g.clone()
+        optimizer.step()
+    for number, (p, w) in enumerate(zip(params, weights)):
+        expected = reference_lamb(w, [step[number] for step in grads], 0.02, 0.9, 0.999, 1e-6, decay)
+        torch.testing.assert_close(p.double(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_lamb_moves_a_weight_that_is_zero():
+    p = torch.nn.Parameter(torch.zeros(4, 4))
+    p.grad = torch.ones(4, 4)
+    LAMB([p], lr=0.1).step()
+    torch.testing.assert_close(p.detach(), torch.full((4, 4), -0.1))
+
+
+def small_model():
+    return AlbertForPretraining(AlbertConfig.from_dict(vars(HPS["pretrain", "tiny"]) | dict(vocab_size=100)))
+
+
+@pytest.mark.parametrize("kind", ["lamb", "adamw", "muon"])
+def test_biases_and_norms_are_not_decayed_and_nothing_is_left_out(kind):
+    model = small_model()
+    optimizers = build_optimizers(model, SimpleNamespace(**vars(HPS["pretrain", "tiny"]) | dict(optimizer=kind)))
+    names = {id(p): name for name, p in model.named_parameters()}
+    seen = []
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            for p in group["params"]:
+                seen.append(names[id(p)])
+                small = names[id(p)].endswith("bias") or "norm" in names[id(p)]
+                assert bool(group["weight_decay"]) != small, names[id(p)]
+    assert sorted(seen) == sorted(names.values())
+
+
+def test_muon_takes_the_matrices_of_the_encoder_alone():
+    model = small_model()
+    muon, _ = build_optimizers(model, HPS["pretrain", "tiny"])
+    matrices = {id(p) for block in (model.albert.encoder.attention, model.albert.encoder.feed_forward)
+                for name, p in block.named_parameters() if name.endswith("weight") and p.ndim == 2 and "attend" not in name}
+    assert {id(p) for group in muon.param_groups for p in group["params"]} == matrices and len(matrices) == 6
+
+
+def test_unknown_optimizer():
+    with pytest.raises(RunError, match="lamb, adamw and muon"):
+        build_optimizers(small_model(), SimpleNamespace(**vars(HPS["pretrain", "tiny"]) | dict(optimizer="sgd")))
+
+
+def test_schedule_rises_and_falls_linearly():
+    shares = [schedule(step, 4, 10) for step in range(1, 11)]
+    assert shares[:4] == [0.25, 0.5, 0.75, 1.0]
+    assert shares[4:] == pytest.approx([6 / 7, 5 / 7, 4 / 7, 3 / 7, 2 / 7, 1 / 7])

@@ -1,0 +1,244 @@
+"""main-pretrain.py from text to checkpoint, and every way it may be cut off."""
+import errno
+import json
+import os
+import shutil
+import signal
+import time
+
+import pytest
+import torch
+from conftest import arguments, script
+from safetensors.torch import load_file
+
+from albert import AlbertForPretraining
+from trainer import checkpoints
+
+
+def only_run(folder):
+    run, = folder.iterdir()
+    return run
+
+
+def losses(run):
+    """What a resumed run must repeat: everything in the log but timings."""
+    records = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in r.items() if k not in ("tokens_per_second", "data_wait_share")} for r in records]
+
+
+@pytest.fixture(scope="module")
+def finished(corpus, cache, tmp_path_factory):
+    """An uninterrupted run with dropout."""
+    runs = tmp_path_factory.mktemp("finished")
+    process = script("main-pretrain.py", arguments(corpus, cache, runs, ["hidden_dropout_prob=0.1"]))
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    return only_run(runs), out
+
+
+def test_a_run_leaves_what_it_says(finished):
+    run, out = finished
+    for name in ("config.json", "environment.json", "tokenizer.json", "log.jsonl", "curves.png"):
+        assert (run / name).stat().st_size > 0
+    assert list(run.glob("events.out.tfevents.*"))
+    assert (run / "curves.png").read_bytes()[:4] == b"\x89PNG"
+    assert not list(run.rglob("*.tmp"))
+    checkpoint = run / "checkpoints" / "step-0000012"
+    assert {path.name for path in checkpoint.iterdir()} == {
+        "model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json",
+        "training_state.json", "training_state.safetensors"}
+    for words in ("held-out MLM loss", "sentence-order accuracy", str(run), "curves.png", "python main-pretrain.py"):
+        assert words in out
+    records = losses(run)
+    assert [r["step"] for r in records if r["kind"] == "train"] == list(range(1, 13))
+    assert [r["step"] for r in records if r["kind"] == "eval"] == [6, 12]
+    assert {"loss", "tokens", "mlm_loss", "mlm_accuracy", "sentence_loss", "sentence_accuracy",
+            "learning_rate"} <= set(records[0])
+    config = json.loads((run / "config.json").read_text())
+    assert (config["task"], config["model"], config["seq_len"], config["optimizer"]) == ("pretrain", "tiny", 32, "muon")
+
+
+def test_only_the_newest_and_the_best_are_kept(finished):
+    run, _ = finished
+    steps = [int(path.name[5:]) for path in checkpoints.listed(run / "checkpoints")]
+    best = checkpoints.newest(run / "checkpoints")[1]["best"]["step"]
+    assert steps == sorted({8, 12, best})
+
+
+def test_the_checkpoint_reloads_to_the_logged_score(finished, corpus, cache):
+    run, _ = finished
+    model = AlbertForPretraining.from_pretrained(run)
+    state = checkpoints.newest(run / "checkpoints")[1]
+    assert state["step"] == 12
+    ids = torch.randint(5, 100, (2, 16))
+    again = AlbertForPretraining.from_pretrained(run / "checkpoints" / "step-0000012")
+    torch.testing.assert_close(model.eval()(ids).mlm_logits, again.eval()(ids).mlm_logits, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("after", [5, 9])
+def test_killed_and_resumed_equals_uninterrupted(finished, corpus, cache, tmp_path, after):
+    process = script("main-pretrain.py", arguments(corpus, cache, tmp_path, ["hidden_dropout_prob=0.1"]))
+    for line in process.stdout:
+        if line.startswith(f"step {after}/"):
+            process.send_signal(signal.SIGKILL)
+            break
+    process.wait()
+    process.stdout.close(), process.stderr.close()
+    run = only_run(tmp_path)
+    process = script("main-pretrain.py", ["--resume", str(run), "--cache-dir", str(cache), "--cpu", "--tqdm-off"])
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    assert losses(run) == losses(finished[0])
+    ours, theirs = (load_file(folder / "checkpoints" / "step-0000012" / "model.safetensors")
+                    for folder in (run, finished[0]))
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_and_leaves(finished, corpus, cache, tmp_path, number):
+    process = script("main-pretrain.py", arguments(corpus, cache, tmp_path, ["hidden_dropout_prob=0.1"]))
+    for line in process.stdout:
+        if line.startswith("step 2/"):
+            process.send_signal(number)
+            break
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 128 + number
+    assert "--resume" in out and "Traceback" not in err
+    run = only_run(tmp_path)
+    path, state = checkpoints.newest(run / "checkpoints")
+    assert 2 <= state["step"] < 12
+    process = script("main-pretrain.py", ["--resume", str(run), "--cache-dir", str(cache), "--cpu", "--tqdm-off"])
+    process.communicate(timeout=300)
+    assert losses(run) == losses(finished[0])
+
+
+def test_workers_change_nothing(finished, corpus, cache, tmp_path, pretrain):
+    assert pretrain(arguments(corpus, cache, tmp_path, ["hidden_dropout_prob=0.1", "num_workers=2"])).code == 0
+    ours, theirs = losses(only_run(tmp_path)), losses(finished[0])
+    assert [r["mlm_accuracy"] for r in ours] == [r["mlm_accuracy"] for r in theirs]
+
+
+def test_no_save_writes_nothing(corpus, cache, tmp_path, pretrain):
+    result = pretrain(arguments(corpus, cache, tmp_path / "runs", ["max_steps=3"], ["--no-save"]))
+    assert result.code == 0 and "held-out MLM loss" in result.out and not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("settings", [
+    ["attention=nystrom", "num_landmarks=8"], ["norm_position=post"], ["optimizer=lamb"], ["optimizer=adamw"],
+    ["sentence_objective=none"], ["sentence_objective=nsp"], ["share=none"], ["short_seq_prob=1.0"],
+])
+def test_every_recipe_trains(corpus, cache, tmp_path, pretrain, settings):
+    result = pretrain(arguments(corpus, cache, tmp_path, ["max_steps=3", *settings], ["--no-save"]))
+    assert result.code == 0, result.err
+
+
+def test_one_document_is_held_out_by_its_last_part(corpus, cache, tmp_path, pretrain):
+    text = tmp_path / "one.txt"
+    text.write_text("".join(path.read_text() for path in sorted(corpus.iterdir())))
+    result = pretrain(arguments(text, cache, tmp_path, ["max_steps=3"], ["--no-save"]))
+    assert result.code == 0 and "held-out MLM loss" in result.out
+
+
+def refused(result, *words):
+    """One line, exit code 2, and the words it must say."""
+    assert result.code == 2
+    lines = result.err.strip().splitlines()
+    assert lines[-1].startswith("error: ") and "Traceback" not in result.err
+    for word in words:
+        assert word in lines[-1]
+
+
+@pytest.mark.parametrize("settings, words", [
+    (["learning_rat=1"], ["learning_rate"]),
+    (["warmup_steps=12"], ["warmup_steps=12", "max_steps=12"]),
+    (["batch_size=100000"], ["training sequences", "batch_size"]),
+    (["optimizer=sgd"], ["optimizer=sgd", "lamb, adamw and muon"]),
+    (["precision=int8"], ["precision=int8"]),
+    (["attention=magic"], ["attention", "softmax"]),
+    (["hidden_size=33"], ["hidden_size=33"]),
+    (["heldout_fraction=2"], ["heldout_fraction"]),
+])
+def test_bad_settings(corpus, cache, tmp_path, pretrain, settings, words):
+    refused(pretrain(arguments(corpus, cache, tmp_path / "runs", settings)), *words)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_unknown_model(corpus, cache, tmp_path, pretrain):
+    args = arguments(corpus, cache, tmp_path / "runs")
+    args[1] = "huge"
+    refused(pretrain(args), "huge", "tiny")
+
+
+def test_missing_data(cache, tmp_path, pretrain):
+    refused(pretrain(arguments(tmp_path / "nowhere", cache, tmp_path / "runs")), "nowhere")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(corpus, cache, tmp_path, pretrain):
+    result = pretrain(arguments(corpus, cache, tmp_path, ["learning_rate=1e30", "optimizer=adamw", "clip_norm=1e30"]))
+    refused(result, "not finite at step", "learning rate", "checkpoint")
+
+
+def test_resume_refuses(finished, corpus, cache, tmp_path, pretrain):
+    run = finished[0]
+    common = ["--cache-dir", str(cache), "--cpu", "--tqdm-off"]
+    refused(pretrain(["--resume", str(tmp_path / "none"), *common]), "no run there")
+    refused(pretrain(["--resume", str(run), "--set", "batch_size=16", *common]), "batch_size=8", "16")
+    refused(pretrain(["--resume", str(run), "--model", "base", *common]), "model=tiny", "base")
+    empty = tmp_path / "empty"
+    shutil.copytree(run, empty, ignore=shutil.ignore_patterns("checkpoints"))
+    refused(pretrain(["--resume", str(empty), *common]), "no complete checkpoint")
+
+
+def test_flags_at_their_own_values_are_no_other_config(finished, corpus, cache, tmp_path, pretrain):
+    run = tmp_path / "run"
+    shutil.copytree(finished[0], run)
+    result = pretrain(["--resume", str(run), "--model", "tiny", "--set", "batch_size=8", "--cache-dir", str(cache),
+                       "--cpu", "--tqdm-off"])
+    assert result.code == 0 and "held-out MLM loss" in result.out
+
+
+def test_resume_notices_that_the_text_has_changed(finished, corpus, cache, tmp_path, pretrain):
+    data, run = tmp_path / "data", tmp_path / "run"
+    shutil.copytree(corpus, data)
+    shutil.copytree(finished[0], run)
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps(config | {"data": [str(data)]}))
+    (data / "00.txt").write_text("Quite another text stands here now. It is short.\n")
+    refused(pretrain(["--resume", str(run), "--cache-dir", str(cache), "--cpu", "--tqdm-off"]), "changed")
+
+
+@pytest.mark.parametrize("name, damage", [
+    ("model.safetensors", lambda data: data[:-100]),
+    ("training_state.safetensors", lambda data: data[:500] + bytes([data[500] ^ 1]) + data[501:]),
+    ("training_state.json", lambda data: data[:50]),
+])
+def test_a_damaged_checkpoint_is_passed_over(finished, cache, tmp_path, pretrain, name, damage):
+    run = tmp_path / "run"
+    shutil.copytree(finished[0], run)
+    file = run / "checkpoints" / "step-0000012" / name
+    file.write_bytes(damage(file.read_bytes()))
+    result = pretrain(["--resume", str(run), "--cache-dir", str(cache), "--cpu", "--tqdm-off"])
+    assert result.code == 0 and "damaged" in result.out and "step-0000012" in result.out
+    assert losses(run) == losses(finished[0])
+
+
+def test_a_full_disk_leaves_the_old_checkpoint(corpus, cache, tmp_path, pretrain, monkeypatch):
+    original = checkpoints.save_file
+
+    def full(tensors, path):
+        if "step-0000008" in str(path):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        original(tensors, path)
+
+    monkeypatch.setattr(checkpoints, "save_file", full)
+    refused(pretrain(arguments(corpus, cache, tmp_path)), "step-0000008", "No space left")
+    path, state = checkpoints.newest(only_run(tmp_path) / "checkpoints")
+    assert state["step"] in (4, 6)
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_the_second_start_is_quick(finished, corpus, cache, tmp_path, pretrain):
+    start = time.time()
+    pretrain(arguments(corpus, cache, tmp_path, ["max_steps=3"], ["--no-save"]))
+    assert time.time() - start < 20
