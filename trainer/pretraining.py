@@ -11,7 +11,8 @@ from data.errors import DataError
 from data.examples import NO_LABEL, PretrainingExamples
 from data.tokenizer import special_ids, word_starts
 
-HELDOUT_SEED = 0       # runs with different seeds are scored on the same documents, pairs and masks
+# Runs that differ in seed or mask_prob are scored on the same documents, pairs and masks.
+HELDOUT = dict(seed=0, mask_prob=0.15)
 
 
 class Pretraining:
@@ -26,12 +27,12 @@ class Pretraining:
     def __init__(self, store, tokenizer, hps, world):
         self.hps, self.world = hps, world
         specials, starts = special_ids(tokenizer), word_starts(tokenizer)
-        shape = dict(seq_len=hps.seq_len, mask_prob=hps.mask_prob, max_ngram=hps.max_ngram,
-                     whole_words=hps.whole_words, short_seq_prob=hps.short_seq_prob,
-                     sentence_objective=hps.sentence_objective)
+        shape = dict(seq_len=hps.seq_len, max_ngram=hps.max_ngram, whole_words=hps.whole_words,
+                     short_seq_prob=hps.short_seq_prob, sentence_objective=hps.sentence_objective)
         store, training, heldout = split(store, hps.heldout_fraction)
-        self.train = PretrainingExamples(store, training, specials, starts, seed=hps.seed, **shape)
-        self.heldout = PretrainingExamples(store, heldout, specials, starts, seed=HELDOUT_SEED, **shape)
+        self.train = PretrainingExamples(store, training, specials, starts, seed=hps.seed,
+                                         mask_prob=hps.mask_prob, **shape)
+        self.heldout = PretrainingExamples(store, heldout, specials, starts, **HELDOUT, **shape)
         available = len(self.train.plan(0).label)
         if available < hps.batch_size:
             raise DataError(f"the corpus makes {available} training sequences of {hps.seq_len} tokens, fewer than one "

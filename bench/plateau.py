@@ -1,0 +1,94 @@
+"""What makes `tiny` leave the plateau: one change at a time, at equal time.
+
+    python bench/plateau.py --data FOLDER_OF_TEXT_FILES --minutes 6 --jobs 2 --threads 1
+
+Each variant's speed is measured first, and its number of updates is what fits into the time, so that every learning
+rate has come down at the end. Prints a table and draws held-out loss against time.
+"""
+import argparse
+import json
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+VARIANTS = {
+    "tiny": [],
+    "no convolution": ["conv_kernel_size=0"],
+    "AdamW": ["optimizer=adamw"],
+    "LAMB": ["optimizer=lamb", "learning_rate=0.01"],
+    "pre-LN": ["norm_position=pre"],
+    "Nyström, convolution 33": ["attention=nystrom", "num_landmarks=32", "conv_kernel_size=33"],
+    "8 layers": ["num_hidden_layers=8"],
+    "12 layers": ["num_hidden_layers=12"],
+}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--tokenizer")
+    parser.add_argument("--cache-dir", default="~/.cache/albert")
+    parser.add_argument("--runs-dir", type=Path, default=Path("runs/plateau"))
+    parser.add_argument("--minutes", type=float, default=6)
+    parser.add_argument("--jobs", type=int, default=2, help="runs at the same time")
+    parser.add_argument("--threads", type=int, default=1, help="of each run")
+    args = parser.parse_args()
+    with ThreadPoolExecutor(args.jobs) as pool:
+        rows = list(pool.map(lambda item: measure(args, *item), VARIANTS.items()))
+    print(f"{args.minutes:g} minutes a run, {args.threads} thread(s) each, {args.jobs} at a time\n")
+    print("| variant | parameters | tokens/s | tokens | MLM loss | MLM accuracy | sentence-order accuracy |")
+    print("|---|---|---|---|---|---|---|")
+    for name, records, parameters in rows:
+        last = [record for record in records if record["kind"] == "eval"][-1]
+        speed = sum(r["tokens_per_second"] for r in records if r["kind"] == "train") / sum(
+            r["kind"] == "train" for r in records)
+        print(f"| {name} | {parameters} | {speed:,.0f} | {last['tokens'] / 1e6:.2f} M | {last['mlm_loss']:.3f} "
+              f"| {last['mlm_accuracy']:.3f} | {last['sentence_accuracy']:.3f} |")
+    draw(rows, args.runs_dir / "plateau.png")
+
+
+def measure(args, name, settings):
+    """(name, log records, parameters) of a variant trained for ``args.minutes``."""
+    records, _ = train(args, name + " speed", [*settings, "max_steps=40", "warmup_steps=10", "log_every=10"])
+    speeds = [record["tokens_per_second"] for record in records if record["kind"] == "train"][2:]
+    tokens_a_step = records[0]["tokens"] / records[0]["step"]
+    steps = int(args.minutes * 60 * sum(speeds) / len(speeds) / tokens_a_step)
+    records, parameters = train(args, name, [*settings, f"max_steps={steps}", f"warmup_steps={steps // 10}",
+                                             f"eval_every={max(steps // 10, 1)}", "save_every=1000000"])
+    print(f"{name}: {records[-1]}", file=sys.stderr, flush=True)
+    return name, records, parameters
+
+
+def train(args, name, settings):
+    folder = args.runs_dir / name.replace(" ", "-")
+    command = [sys.executable, ROOT / "main-pretrain.py", "--model", "tiny", "--data", args.data, "--tqdm-off", "--cpu",
+               "--cache-dir", args.cache_dir, "--runs-dir", folder, *(["--tokenizer", args.tokenizer] if args.tokenizer else [])]
+    for setting in ["eval_sequences=256", "heldout_fraction=0.05", *settings]:
+        command += ["--set", setting]
+    done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True,
+                          env=os.environ | {"OMP_NUM_THREADS": str(args.threads)})
+    run = max(folder.iterdir())
+    records = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    return records, done.stdout.split(" parameters")[0].split()[-1]
+
+
+def draw(rows, path):
+    import matplotlib
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+    figure, axis = pyplot.subplots(figsize=(8, 5), layout="constrained")
+    for name, records, _ in rows:
+        last = max(record["step"] for record in records)
+        points = [(record["step"] / last, record["mlm_loss"]) for record in records if record["kind"] == "eval"]
+        axis.plot(*zip(*points), marker="o", markersize=3, label=name)
+    axis.set(xlabel="share of the time", ylabel="held-out MLM loss (nats)")
+    axis.grid(alpha=0.3)
+    axis.legend()
+    figure.savefig(path, dpi=110)
+
+
+if __name__ == "__main__":
+    main()
