@@ -1,6 +1,6 @@
 """Pretrain ALBERT (or BERT) on text: python main-pretrain.py --model tiny"""
 import argparse
-import json
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -12,7 +12,7 @@ from albert import AlbertConfig, AlbertForPretraining
 from albert.errors import ModelError
 from data import draws
 from data.errors import DataError
-from data.sources import open_source
+from data.sources import NAMED_SOURCES, open_source
 from data.store import prepare
 from data.tokenizer import save_tokenizer
 from hps import HPS, SettingError, override
@@ -59,7 +59,8 @@ def settings(args):
     flags = SimpleNamespace(**TRAINING_FLAGS | given)
     hps = SimpleNamespace(**vars(HPS["pretrain", flags.model]))
     override(hps, args.set)
-    flags.data = flags.data or ["pydocs" if flags.model == "tiny" else "wikipedia"]
+    names = flags.data or ["pydocs" if flags.model == "tiny" else "wikipedia"]
+    flags.data = [name if name in NAMED_SOURCES or name.startswith("hf:") else os.path.abspath(name) for name in names]
     hps.max_position_embeddings = max(hps.max_position_embeddings, hps.seq_len)
     return flags, hps
 
@@ -67,11 +68,11 @@ def settings(args):
 def resumed_settings(folder, given, assignments):
     config = read_config(folder)
     flags = SimpleNamespace(**{name: config[name] for name in TRAINING_FLAGS})
-    hps = SimpleNamespace(**{key: config[key] for key in vars(HPS["pretrain", flags.model])})
+    hps = SimpleNamespace(**{key: config.get(key, value) for key, value in vars(HPS["pretrain", flags.model]).items()})
     asked = SimpleNamespace(**vars(hps))
-    override(asked, assignments)
-    for name, value in (given | vars(asked)).items():
-        if value != config[name]:
+    keys = override(asked, assignments)
+    for name, value in (given | {key: getattr(asked, key) for key in keys}).items():
+        if value != config.get(name, value):
             raise RunError(f"--resume {folder}: the run has {name}={config[name]}, not {value}; leave it out, "
                            f"or start a new run without --resume")
     flags.tokenizer = str(folder)
@@ -91,40 +92,44 @@ def main():
                                    vocab_size=hps.vocab_size, seed=hps.seed, num_workers=torch.get_num_threads(),
                                    progress=not quiet)
     hps.vocab_size = tokenizer.get_vocab_size()
+    config = {"task": "pretrain", **vars(flags), **vars(hps), "store": store.path.name}
     task = Pretraining(store, tokenizer, hps, world)
-    torch.manual_seed(draws.key(hps.seed, "initial weights"))
-    model = AlbertForPretraining(AlbertConfig.from_dict(vars(hps)))
-
     if args.resume:
-        path, state = checkpoints.newest(Path(args.resume) / "checkpoints")
-        model = AlbertForPretraining.from_pretrained(path)
-        run = Run(Path(args.resume), state["step"], writes=world.is_main)
-    elif args.no_save or not world.is_main:
-        run = Run(None)
+        run, model, trainer = resumed(args.resume, config, task, tokenizer, hps, world, quiet)
     else:
-        config = {"task": "pretrain", **vars(flags), **vars(hps), "store": store.path.name}
-        run = Run.create(args.runs_dir, "pretrain", config, machine.environment(world.device))
-        save_tokenizer(tokenizer, run.path)
-    trainer = Trainer(task, model, tokenizer, hps, world, run, quiet)
-    if args.resume:
-        if read_config(run.path)["store"] != store.path.name:
-            raise RunError(f"--resume {args.resume}: {source.name} has changed since the run began; "
-                           f"start a new run without --resume")
-        trainer.restore(path, state)
+        torch.manual_seed(draws.key(hps.seed, "initial weights"))
+        model = AlbertForPretraining(AlbertConfig.from_dict(vars(hps)))
+        trainer = Trainer(task, model, tokenizer, hps, world, quiet)
+        run = Run(None)
+        if world.is_main and not args.no_save:
+            run = Run.create(args.runs_dir, "pretrain", config, machine.environment(world.device))
+            save_tokenizer(tokenizer, run.path)
     if world.is_main:
         parameters = sum(p.numel() for p in model.parameters())
         print(f"{flags.model}: {parameters:,} parameters, {hps.attention} attention, on {world.device} in "
               f"{trainer.precision}; {len(task.train.plan(0).label):,} sequences an epoch; "
               f"{'nothing is saved' if run.path is None else f'run folder {run.path}'}", flush=True)
-    scores = trainer.fit()
+    scores = trainer.fit(run)
     run.close()
     if world.is_main:
-        report(args, flags, run, task, trainer, scores)
+        report(flags, run, task, trainer, scores)
     return 128 + trainer.stopped if trainer.stopped else 0
 
 
-def report(args, flags, run, task, trainer, scores):
-    command = f"python {Path(sys.argv[0]).name}"
+def resumed(folder, config, task, tokenizer, hps, world, quiet):
+    """The run in ``folder`` as its newest good checkpoint left it: (run, model, trainer)."""
+    if read_config(folder)["store"] != config["store"]:
+        raise RunError(f"--resume {folder}: the text has changed since the run began; start a new run without --resume")
+    path, state = checkpoints.newest(Path(folder) / "checkpoints")
+    model = AlbertForPretraining.from_pretrained(path)
+    trainer = Trainer(task, model, tokenizer, hps, world, quiet)
+    trainer.restore(path, state)
+    return Run(Path(folder), state["step"], writes=world.is_main), model, trainer
+
+
+def report(flags, run, task, trainer, scores):
+    python = os.path.relpath(sys.executable) if sys.executable.startswith(os.getcwd()) else "python"
+    command = f"{python} {Path(sys.argv[0]).name}"
     if trainer.stopped:
         if run.path is not None:
             print(f"stopped at step {trainer.step}; go on with\n  {command} --resume {shlex.quote(str(run.path))}")
@@ -141,3 +146,6 @@ if __name__ == "__main__":
     except (DataError, ModelError, RunError, SettingError) as fault:
         print(f"error: {fault}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)

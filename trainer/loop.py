@@ -19,13 +19,16 @@ from trainer.optimizers import build_optimizers, schedule
 
 
 class Trainer:
-    """Trains ``model`` on ``task`` in ``run``; ``task`` is an object like ``trainer.pretraining.Pretraining``."""
+    """Trains ``model`` on ``task``, an object like ``trainer.pretraining.Pretraining``.
 
-    def __init__(self, task, model, tokenizer, hps, world, run, quiet=False):
+    Raises RunError for hyperparameters that no run can have. ``quiet`` prints plain lines in place of a bar.
+    """
+
+    def __init__(self, task, model, tokenizer, hps, world, quiet=False):
         if hps.warmup_steps >= hps.max_steps:
             raise RunError(f"warmup_steps={hps.warmup_steps} is not below max_steps={hps.max_steps}: "
                            f"--set warmup_steps={hps.max_steps // 10}")
-        self.task, self.tokenizer, self.hps, self.world, self.run, self.quiet = task, tokenizer, hps, world, run, quiet
+        self.task, self.tokenizer, self.hps, self.world, self.quiet = task, tokenizer, hps, world, quiet
         self.model = model.to(world.device)
         self.params = [p for p in model.parameters() if p.requires_grad]
         self.dtype = autocast_dtype(hps.precision, world.device)
@@ -52,29 +55,28 @@ class Trainer:
         self.tokens, self.position, self.window = state["tokens"], state["position"], state["window"]
         self.best = {"step": state["best"]["step"], "loss": float(state["best"]["loss"])}
 
-    def fit(self):
-        """Train up to ``max_steps`` and return the held-out scores; None where a signal has ``stopped`` it."""
-        hps = self.hps
+    def fit(self, run):
+        """Train up to ``max_steps``, log and save in ``run``, and return the held-out scores; None where a signal has ``stopped`` it."""
+        self.run, hps = run, self.hps
         updates = self.task.updates(self.position)
-        scores, seconds, waited = None, 0.0, 0.0
+        scores, clock = None, _Clock(self)
         bar = tqdm(total=hps.max_steps, initial=self.step, unit="step", dynamic_ncols=True,
                    disable=self.quiet or not self.world.is_main)
         with bar, _signals() as received:
             while self.step < hps.max_steps:
-                start = time.perf_counter()
-                position, micro_batches = next(updates)
-                waited += time.perf_counter() - start
-                norm = self._update(micro_batches, received)
-                self.position = position
-                seconds += time.perf_counter() - start
+                with clock.waiting():
+                    position, micro_batches = next(updates)
+                with clock.running():
+                    norm = self._update(micro_batches, received)
+                    self.position = position
+                    last = self.step == hps.max_steps
+                    due = self.step % hps.log_every == 0 or last
+                    if due:
+                        self._flush()                   # on a GPU this waits for the updates
                 bar.update()
-                last = self.step == hps.max_steps
-                if self.step % hps.log_every == 0 or last:
-                    start = time.perf_counter()
-                    self._flush()                       # on a GPU this waits for the updates
-                    seconds += time.perf_counter() - start
-                    self._log_window(bar, norm, seconds, waited)
-                    seconds = waited = 0.0
+                if due:
+                    self._log_window(bar, norm, clock)
+                    clock = _Clock(self)
                 if self.step % hps.eval_every == 0 or last:
                     scores = self.evaluate()
                     self._log_evaluation(bar, scores)
@@ -144,19 +146,20 @@ class Trainer:
         return (f"the loss is not finite at step {step}, learning rate {rate:.3g}; last good checkpoint: {good}; "
                 f"start again with a lower --set learning_rate")
 
-    def _log_window(self, bar, norm, seconds, waited):
+    def _log_window(self, bar, norm, clock):
         window, self.window = self.window, {}
+        steps, tokens = self.step - clock.step, self.tokens - clock.tokens
         record = {"kind": "train", "step": self.step, "tokens": self.tokens, **self._scores(window),
                   "learning_rate": self.optimizers[-1].param_groups[0]["lr"], "gradient_norm": float(norm),
-                  "tokens_per_second": window["tokens"] / seconds, "data_wait_share": waited / seconds}
+                  "tokens_per_second": tokens / clock.seconds, "data_wait_share": clock.waited / clock.seconds}
         if not self.world.is_main:
             return
         self.run.log(record)
-        bar.set_postfix_str(_words(record, ("learning_rate", "tokens_per_second")))
+        words = f"{_words(record)}  lr {record['learning_rate']:.2e}  {record['tokens_per_second']:,.0f} tokens/s"
+        bar.set_postfix_str(words)
         if self.quiet:
-            left = (self.hps.max_steps - self.step) * seconds / self.hps.log_every
-            print(f"step {self.step}/{self.hps.max_steps}  {_words(record, ('learning_rate', 'tokens_per_second'))}"
-                  f"  left {left / 60:.1f} min", flush=True)
+            left = (self.hps.max_steps - self.step) * clock.seconds / steps / 60
+            print(f"step {self.step}/{self.hps.max_steps}  {words}  left {left:.1f} min", flush=True)
 
     def _log_evaluation(self, bar, scores):
         if scores["loss"] < self.best["loss"]:
@@ -206,13 +209,30 @@ class Trainer:
         self.world.barrier()
 
 
-def _words(record, extra=()):
+def _words(record):
     """The figures of a log record that a reader watches, in one line."""
-    shown = [f"{name.replace('_', ' ')} {record[name]:.3f}" for name in record
-             if name == "loss" or name.endswith(("_loss", "_accuracy"))]
-    if "learning_rate" in extra:
-        shown += [f"lr {record['learning_rate']:.2e}", f"{record['tokens_per_second']:,.0f} tokens/s"]
-    return "  ".join(shown)
+    return "  ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in record.items()
+                     if name.endswith(("loss", "_accuracy")))
+
+
+class _Clock:
+    """Seconds that updates took since a log line, those spent waiting for data among them."""
+
+    def __init__(self, trainer):
+        self.step, self.tokens, self.seconds, self.waited = trainer.step, trainer.tokens, 0.0, 0.0
+
+    @contextmanager
+    def running(self):
+        start = time.perf_counter()
+        yield
+        self.seconds += time.perf_counter() - start
+
+    @contextmanager
+    def waiting(self):
+        before = self.seconds
+        with self.running():
+            yield
+        self.waited += self.seconds - before
 
 
 class _Received:

@@ -1,4 +1,5 @@
 """Pretraining as the loop sees it: updates from the token store, the two losses, held-out evaluation."""
+import signal
 from types import SimpleNamespace
 
 import numpy as np
@@ -47,7 +48,7 @@ class Pretraining:
         """Endless ``(position afterwards, micro-batches)``; a micro-batch is (global number, tensors)."""
         loader = DataLoader(_Updates(self.train, self.hps, self.world), sampler=self._ranges(position), batch_size=None,
                             num_workers=self.hps.num_workers, pin_memory=self.world.device.type == "cuda",
-                            persistent_workers=False)
+                            worker_init_fn=_leave_interrupts_to_the_trainer)
         return iter(loader)
 
     def _ranges(self, position):
@@ -117,6 +118,10 @@ class _Updates(Dataset):
     def __getitem__(self, update):
         ranges, position = update
         return position, _micro_batches(self.examples, ranges, self.size, self.world)
+
+
+def _leave_interrupts_to_the_trainer(worker):
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _micro_batches(examples, ranges, size, world):

@@ -1,0 +1,48 @@
+"""The model a run starts with: new, or a checkpoint adapted to the run."""
+from dataclasses import fields
+
+import torch
+
+from albert import AlbertConfig, AlbertForPretraining
+from albert.extend import extend_positions, replace_vocabulary, switch_attention
+from albert.pretrained import checkpoint_folder
+from data import draws
+from data.tokenizer import load_tokenizer, special_ids
+
+_ATTENTION = ("attention", "conv_kernel_size", "num_landmarks", "pinv_iterations", "pinv_init")
+
+
+def new_model(hps):
+    """An AlbertForPretraining of the architecture of ``hps``, its weights drawn from ``seed``."""
+    torch.manual_seed(draws.key(hps.seed, "initial weights"))
+    return AlbertForPretraining(AlbertConfig.from_dict(vars(hps)))
+
+
+def adapted_model(path, tokenizer, hps, changed):
+    """The checkpoint ``path`` made ready to go on under ``hps``: (model, lines that say what was changed).
+
+    The architecture is the checkpoint's, but for the keys ``changed`` on the command line; ``hps`` takes it over.
+    Positions are added for a longer ``seq_len``; under another tokenizer the embeddings of shared pieces are kept.
+    Raises ModelError for a change that no checkpoint can take.
+    """
+    folder = checkpoint_folder(path)
+    architecture = {field.name for field in fields(AlbertConfig)}
+    changes = {key: getattr(hps, key) for key in changed if key in architecture}
+    attention = {key: changes.pop(key) for key in _ATTENTION if key in changes}
+    positions = max(hps.seq_len, changes.pop("max_position_embeddings", 0))
+    torch.manual_seed(draws.key(hps.seed, "initial weights"))
+    model = AlbertForPretraining.from_pretrained(folder, **changes)
+    lines = [f"{key}={value}, as set" for key, value in changes.items()]
+    if attention:
+        kind = attention.pop("attention", model.config.attention)
+        lines.append(switch_attention(model, kind, **attention))
+    if positions > model.config.max_position_embeddings:
+        lines.append(extend_positions(model, positions))
+    before, after = (item.get_vocab(with_added_tokens=True) for item in (load_tokenizer(folder), tokenizer))
+    if before != after:
+        shared = {index: before[piece] for piece, index in after.items() if piece in before}
+        lines.append(replace_vocabulary(model, tokenizer.get_vocab_size(), shared, special_ids(tokenizer).pad))
+    for key, value in model.config.to_dict().items():
+        if hasattr(hps, key):
+            setattr(hps, key, value)
+    return model, lines
