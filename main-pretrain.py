@@ -8,9 +8,9 @@ from types import SimpleNamespace
 
 import torch
 
-from albert import AlbertConfig, AlbertForPretraining
+from albert import AlbertForPretraining
 from albert.errors import ModelError
-from data import draws
+from albert.pretrained import checkpoint_folder
 from data.errors import DataError
 from data.sources import NAMED_SOURCES, open_source
 from data.store import prepare
@@ -18,12 +18,14 @@ from data.tokenizer import save_tokenizer
 from hps import HPS, SettingError, override
 from trainer import checkpoints, distributed, machine
 from trainer.errors import RunError
+from trainer.initial import adapted_model, new_model
 from trainer.loop import Trainer
 from trainer.pretraining import Pretraining
 from trainer.run import Run, read_config
 
 # Flags that decide what is trained; they are kept in the run's config.json. The others say how this process runs.
-TRAINING_FLAGS = dict(model="base", data=None, text_field="text", documents="file", small=False, tokenizer=None)
+TRAINING_FLAGS = dict(model="base", data=None, text_field="text", documents="file", small=False, tokenizer=None,
+                      init_from=None)
 
 
 def parse_arguments():
@@ -38,6 +40,8 @@ def parse_arguments():
                                             "(default: file)")
     parser.add_argument("--small", action="store_true", help="read 1 %% of the data (at least 2 MB)")
     parser.add_argument("--tokenizer", help="tokenizer.json, run folder or SentencePiece .model (default: train one)")
+    parser.add_argument("--init-from", metavar="CHECKPOINT",
+                        help="go on from a run folder, or a folder or hub name in the Hugging Face layout")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="any key of hps.py")
     parser.add_argument("--resume", default=None, metavar="RUN", help="go on with the run in this folder")
     parser.add_argument("--runs-dir", default="runs", help="where the run's folder is made (default: runs)")
@@ -52,17 +56,17 @@ def parse_arguments():
 
 
 def settings(args):
-    """The flags and hyperparameters of the training, as two namespaces: of the run to resume, or of a new one."""
+    """Flags and hyperparameters of the training, of the run to resume or of a new one, and the keys that were set."""
     given = {name: value for name, value in vars(args).items() if name in TRAINING_FLAGS}
     if args.resume:
         return resumed_settings(Path(args.resume), given, args.set)
     flags = SimpleNamespace(**TRAINING_FLAGS | given)
     hps = SimpleNamespace(**vars(HPS["pretrain", flags.model]))
-    override(hps, args.set)
+    keys = override(hps, args.set)
     names = flags.data or ["pydocs" if flags.model == "tiny" else "wikipedia"]
     flags.data = [name if name in NAMED_SOURCES or name.startswith("hf:") else os.path.abspath(name) for name in names]
     hps.max_position_embeddings = max(hps.max_position_embeddings, hps.seq_len)
-    return flags, hps
+    return flags, hps, keys
 
 
 def resumed_settings(folder, given, assignments):
@@ -76,35 +80,43 @@ def resumed_settings(folder, given, assignments):
             raise RunError(f"--resume {folder}: the run has {name}={config[name]}, not {value}; leave it out, "
                            f"or start a new run without --resume")
     flags.tokenizer = str(folder)
-    return flags, hps
+    return flags, hps, keys
 
 
 def main():
     args = parse_arguments()
-    flags, hps = settings(args)
+    flags, hps, keys = settings(args)
     machine.keep_freed_memory()
     world = distributed.join(args.cpu)
     quiet = args.tqdm_off or not world.is_main
 
     source = open_source(flags.data, text_field=flags.text_field, documents=flags.documents, small=flags.small)
     with world.main_first():
-        store, tokenizer = prepare(source, args.cache_dir, tokenizer=flags.tokenizer, kind=hps.tokenizer_kind,
+        vocabulary = flags.tokenizer or flags.init_from and checkpoint_folder(flags.init_from)
+        store, tokenizer = prepare(source, args.cache_dir, tokenizer=vocabulary, kind=hps.tokenizer_kind,
                                    vocab_size=hps.vocab_size, seed=hps.seed, num_workers=torch.get_num_threads(),
                                    progress=not quiet)
     hps.vocab_size = tokenizer.get_vocab_size()
-    config = {"task": "pretrain", **vars(flags), **vars(hps), "store": store.path.name}
-    task = Pretraining(store, tokenizer, hps, world)
     if args.resume:
-        run, model, trainer = resumed(args.resume, config, task, tokenizer, hps, world, quiet)
+        path, state = newest_of(args.resume, store)
+        model, changes = AlbertForPretraining.from_pretrained(path), []
+    elif flags.init_from:
+        model, changes = adapted_model(flags.init_from, tokenizer, hps, keys)
     else:
-        torch.manual_seed(draws.key(hps.seed, "initial weights"))
-        model = AlbertForPretraining(AlbertConfig.from_dict(vars(hps)))
-        trainer = Trainer(task, model, tokenizer, hps, world, quiet)
+        model, changes = new_model(hps), []
+    task = Pretraining(store, tokenizer, hps, world)
+    trainer = Trainer(task, model, tokenizer, hps, world, quiet)
+    if args.resume:
+        trainer.restore(path, state)
+        run = Run(Path(args.resume), state["step"], writes=world.is_main)
+    elif args.no_save or not world.is_main:
         run = Run(None)
-        if world.is_main and not args.no_save:
-            run = Run.create(args.runs_dir, "pretrain", config, machine.environment(world.device))
-            save_tokenizer(tokenizer, run.path)
+    else:
+        config = {"task": "pretrain", **vars(flags), **vars(hps), "store": store.path.name}
+        run = Run.create(args.runs_dir, "pretrain", config, machine.environment(world.device))
+        save_tokenizer(tokenizer, run.path)
     if world.is_main:
+        print(*(f"{flags.init_from}: {line}" for line in changes), sep="\n", end="\n" if changes else "")
         parameters = sum(p.numel() for p in model.parameters())
         print(f"{flags.model}: {parameters:,} parameters, {hps.attention} attention, on {world.device} in "
               f"{trainer.precision}; {len(task.train.plan(0).label):,} sequences an epoch; "
@@ -116,15 +128,11 @@ def main():
     return 128 + trainer.stopped if trainer.stopped else 0
 
 
-def resumed(folder, config, task, tokenizer, hps, world, quiet):
-    """The run in ``folder`` as its newest good checkpoint left it: (run, model, trainer)."""
-    if read_config(folder)["store"] != config["store"]:
-        raise RunError(f"--resume {folder}: the text has changed since the run began; start a new run without --resume")
-    path, state = checkpoints.newest(Path(folder) / "checkpoints")
-    model = AlbertForPretraining.from_pretrained(path)
-    trainer = Trainer(task, model, tokenizer, hps, world, quiet)
-    trainer.restore(path, state)
-    return Run(Path(folder), state["step"], writes=world.is_main), model, trainer
+def newest_of(run, store):
+    """Path and state of the newest good checkpoint of a run that was trained on this store."""
+    if read_config(run)["store"] != store.path.name:
+        raise RunError(f"--resume {run}: the text has changed since the run began; start a new run without --resume")
+    return checkpoints.newest(Path(run) / "checkpoints")
 
 
 def report(flags, run, task, trainer, scores):

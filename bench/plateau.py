@@ -65,7 +65,9 @@ def measure(args, name, settings):
 def train(args, name, settings):
     folder = args.runs_dir / name.replace(" ", "-")
     command = [sys.executable, ROOT / "main-pretrain.py", "--model", "tiny", "--data", args.data, "--tqdm-off", "--cpu",
-               "--cache-dir", args.cache_dir, "--runs-dir", folder, *(["--tokenizer", args.tokenizer] if args.tokenizer else [])]
+               "--cache-dir", args.cache_dir, "--runs-dir", folder]
+    if args.tokenizer:
+        command += ["--tokenizer", args.tokenizer]
     for setting in ["eval_sequences=256", "heldout_fraction=0.05", *settings]:
         command += ["--set", setting]
     done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True,

@@ -100,7 +100,7 @@ def previous_tokens(batch):
 
 def shuffle_context(batch, number):
     """The batch with the ordinary unmasked tokens of each row in random order."""
-    ids, width = batch["input_ids"].clone(), batch["input_ids"].shape[1]
+    ids = batch["input_ids"].clone()
     free = true_ids(batch) > 4                       # special tokens are ids 0 to 4
     free.view(-1)[batch["masked_positions"]] = False
     for row in range(len(ids)):

@@ -69,8 +69,9 @@ def test_biases_and_norms_are_not_decayed_and_nothing_is_left_out(kind):
 def test_muon_takes_the_matrices_of_the_encoder_alone():
     model = small_model()
     muon, _ = build_optimizers(model, HPS["pretrain", "tiny"])
-    matrices = {id(p) for block in (model.albert.encoder.attention, model.albert.encoder.feed_forward)
-                for name, p in block.named_parameters() if name.endswith("weight") and p.ndim == 2 and "attend" not in name}
+    blocks = (model.albert.encoder.attention, model.albert.encoder.feed_forward)
+    matrices = {id(p) for block in blocks for name, p in block.named_parameters()
+                if p.ndim == 2 and "convolution" not in name}
     assert {id(p) for group in muon.param_groups for p in group["params"]} == matrices and len(matrices) == 6
 
 

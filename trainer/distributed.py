@@ -60,4 +60,5 @@ def join(cpu=False):
         torch.cuda.set_device(local_rank)
     if size > 1 and not dist.is_initialized():
         dist.init_process_group("nccl" if cuda else "gloo")
-    return World(int(os.environ.get("RANK", 0)), size, torch.device("cuda", local_rank) if cuda else torch.device("cpu"))
+    device = torch.device("cuda", local_rank) if cuda else torch.device("cpu")
+    return World(int(os.environ.get("RANK", 0)), size, device)

@@ -56,7 +56,8 @@ class Trainer:
         self.best = {"step": state["best"]["step"], "loss": float(state["best"]["loss"])}
 
     def fit(self, run):
-        """Train up to ``max_steps``, log and save in ``run``, and return the held-out scores; None where a signal has ``stopped`` it."""
+        """Train up to ``max_steps``, log and save in ``run``; returns the held-out scores, None where a signal
+        has ``stopped`` it."""
         self.run, hps = run, self.hps
         updates = self.task.updates(self.position)
         scores, clock = None, _Clock(self)

@@ -65,7 +65,8 @@ class Pretraining:
     def evaluation(self):
         """This process's share of the held-out micro-batches, the same at every call."""
         count = min(self.hps.eval_sequences, len(self.heldout.plan(0).label))
-        return [batch for _, batch in _micro_batches(self.heldout, [(0, 0, count)], self.hps.micro_batch_size, self.world)]
+        batches = _micro_batches(self.heldout, [(0, 0, count)], self.hps.micro_batch_size, self.world)
+        return [batch for _, batch in batches]
 
     def counts(self, batch):
         """What each part of the loss is averaged over, and the tokens read."""
