@@ -4,6 +4,6 @@ from albert.models import (Albert, AlbertForMultipleChoice, AlbertForPretraining
                            AlbertForSequenceClassification, AlbertForTokenClassification)
 from albert.pretrained import checkpoint_folder, read_config
 
-__all__ = ["Albert", "AlbertConfig", "AlbertForMultipleChoice", "AlbertForPretraining", "AlbertForQuestionAnswering",
-           "AlbertForSequenceClassification", "AlbertForTokenClassification", "ModelError", "checkpoint_folder",
-           "read_config"]
+__all__ = ["Albert", "AlbertConfig", "AlbertForMultipleChoice", "AlbertForPretraining",
+           "AlbertForQuestionAnswering", "AlbertForSequenceClassification", "AlbertForTokenClassification",
+           "ModelError", "checkpoint_folder", "read_config"]

@@ -52,7 +52,7 @@ class AlbertConfig:
     share: str = "all"
     norm_position: str = "post"
     attention: str = "softmax"
-    conv_kernel_size: int | None = None            # tokens; None: 33 for Nyström, 0 (no convolution) otherwise
+    conv_kernel_size: int | None = None            # None: 33 tokens for Nyström, 0 (no convolution) otherwise
     num_landmarks: int = 64
     pinv_iterations: int = 6
     pinv_init: str = "exact"
@@ -95,7 +95,7 @@ class AlbertConfig:
             raise ModelError(f"num_hidden_groups={self.num_hidden_groups} is more than "
                              f"num_hidden_layers={self.num_hidden_layers}")
         if self.conv_kernel_size and self.conv_kernel_size % 2 == 0:
-            raise ModelError(f"conv_kernel_size={self.conv_kernel_size}: expected an odd width, or 0 for none")
+            raise ModelError(f"conv_kernel_size={self.conv_kernel_size}: expected an odd width, or 0")
         if self.pad_token_id is not None and self.pad_token_id >= self.vocab_size:
             raise ModelError(f"pad_token_id={self.pad_token_id} is not below vocab_size={self.vocab_size}")
 

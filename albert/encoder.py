@@ -72,7 +72,8 @@ class Encoder(nn.Module):
         inner = config.inner_group_num
         self.attention = nn.ModuleList(AttentionBlock(config) for _ in range(config.attention_groups * inner))
         self.feed_forward = nn.ModuleList(FeedForward(config) for _ in range(config.ffn_groups * inner))
-        self.norm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps) if config.norm_position == "pre" else None
+        pre_norm = config.norm_position == "pre"
+        self.norm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps) if pre_norm else None
         self.steps = list(zip(layer_indices(config, config.attention_groups),
                               layer_indices(config, config.ffn_groups)))
 
@@ -86,6 +87,6 @@ class Encoder(nn.Module):
 
 def layer_indices(config: AlbertConfig, groups: int) -> list[int]:
     """Index of the layer that each of the num_hidden_layers · inner_group_num applications takes."""
-    steps_per_group = config.num_hidden_layers / groups  # a float, as in the release: groups need not divide the steps
+    steps_per_group = config.num_hidden_layers / groups  # a float, as in the release: it need not be whole
     return [int(step / steps_per_group) * config.inner_group_num + inner
             for step in range(config.num_hidden_layers) for inner in range(config.inner_group_num)]

@@ -16,8 +16,8 @@ from albert.pretrained import PretrainedModel, initialize
 
 
 def extend_positions(model: PretrainedModel, positions: int) -> str:
-    """Give the model `positions` positions; the new ones repeat the trained ones in order (as Longformer's were
-    begun: Beltagy et al. 2020, section 5). Raises ModelError for fewer than it has."""
+    """Give the model `positions` positions; the new ones repeat the trained ones in order, as Longformer's
+    were begun (Beltagy et al. 2020, section 5). Raises ModelError for fewer than it has."""
     encoder = encoder_of(model)
     trained = encoder.embeddings.position_embeddings.weight.detach()
     if positions < len(trained):
@@ -32,9 +32,9 @@ def extend_positions(model: PretrainedModel, positions: int) -> str:
 def switch_attention(model: PretrainedModel, attention: str, **options) -> str:
     """Exchange the kind of attention and keep the projections around it.
 
-    options: num_landmarks, pinv_iterations, pinv_init and conv_kernel_size, which is the kind's own default when
-    not given. A convolution that is new starts at zero, so that it leaves the output unchanged; one of the width
-    the model has keeps its weights. Raises ModelError for an unknown kind.
+    options: num_landmarks, pinv_iterations, pinv_init and conv_kernel_size, which is the kind's own default
+    when not given. A convolution that is new starts at zero, so that it leaves the output unchanged; one of
+    the width the model has keeps its weights. Raises ModelError for an unknown kind.
     """
     before = model.config
     config = replace(before, **{"attention": attention, "conv_kernel_size": None, **options})
@@ -77,7 +77,8 @@ def replace_vocabulary(model: PretrainedModel, vocab_size: int, new_rows_from: M
         bias[new] = model.mlm_head.bias.detach()[old]
         model.mlm_head.bias = nn.Parameter(bias)
     set_config(model, vocab_size=vocab_size, pad_token_id=pad_token_id)
-    return f"vocabulary exchanged: {len(new)} of {vocab_size} embeddings kept, {vocab_size - len(new)} initialised"
+    kept = len(new)
+    return f"vocabulary exchanged: {kept} of {vocab_size} embeddings kept, {vocab_size - kept} initialised"
 
 
 def encoder_of(model: PretrainedModel) -> Albert:

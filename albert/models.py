@@ -71,7 +71,7 @@ class AlbertForPretraining(PretrainedModel):
     def forward(self, input_ids: torch.Tensor, token_type_ids: torch.Tensor | None = None,
                 attention_mask: torch.Tensor | None = None,
                 masked_positions: torch.Tensor | None = None) -> PretrainingOutput:
-        """masked_positions (M,): indices into the flattened (B · T) tokens on which alone the MLM head runs."""
+        """masked_positions (M,): indices into the flattened (B · T) tokens; the MLM head runs on no others."""
         hidden, pooled = self.albert(input_ids, token_type_ids, attention_mask)
         if masked_positions is not None:
             hidden = rearrange(hidden, "b t h -> (b t) h").index_select(0, masked_positions)
@@ -86,7 +86,8 @@ class AlbertForSequenceClassification(PretrainedModel):
         super().__init__()
         self.config = config
         self.albert = Albert(config)
-        self.classifier = ClassificationHead(config.hidden_size, config.num_labels, config.classifier_dropout_prob)
+        self.classifier = ClassificationHead(config.hidden_size, config.num_labels,
+                                             config.classifier_dropout_prob)
         initialize(self.classifier, config)
 
     def forward(self, input_ids: torch.Tensor, token_type_ids: torch.Tensor | None = None,
@@ -101,7 +102,8 @@ class AlbertForTokenClassification(PretrainedModel):
         super().__init__()
         self.config = config
         self.albert = Albert(config, pooler=False)
-        self.classifier = ClassificationHead(config.hidden_size, config.num_labels, config.classifier_dropout_prob)
+        self.classifier = ClassificationHead(config.hidden_size, config.num_labels,
+                                             config.classifier_dropout_prob)
         initialize(self.classifier, config)
 
     def forward(self, input_ids: torch.Tensor, token_type_ids: torch.Tensor | None = None,

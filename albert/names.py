@@ -1,10 +1,10 @@
-"""Names on disk. Models are saved under the names of 🤗 Transformers wherever it can express the configuration."""
+"""Names on disk: those of 🤗 Transformers wherever it can express the configuration."""
 
 import re
 
 from albert.config import AlbertConfig
 
-# module here → module in Transformers; {n} counts layers, {group} and {inner} are ALBERT's two counts of the same
+# module here → module in Transformers; {n} counts layers, as {group} and {inner} together do in ALBERT
 _SHARED_NAMES = {
     "embeddings.word_embeddings": "embeddings.word_embeddings",
     "embeddings.position_embeddings": "embeddings.position_embeddings",
@@ -58,11 +58,11 @@ ARCHITECTURES = {
     "AlbertForMultipleChoice": "ForMultipleChoice",
 }
 
-# What Transformers can't express carries another model_type and prefix: it must fail to load there, not load wrongly.
+# What Transformers can't express carries another model_type and prefix, so that it fails to load there.
 EXTENDED_SUFFIX = "-extended"
 EXTENDED_PREFIX = "extended."
 
-# Other spellings of the same weights: copies of tied ones, buffers, and the LayerNorms of the first BERT files.
+# Other spellings: copies of tied weights, buffers, and the LayerNorms of the first BERT files.
 _TIED_BIAS = re.compile(r"predictions\.decoder\.bias$")
 _NO_WEIGHT = re.compile(r"embeddings\.(position_ids|token_type_ids)$|predictions\.decoder\.weight$")
 _OLD_NORM = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
@@ -70,8 +70,8 @@ _OLD_NORM = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm
 
 def expressible(config: AlbertConfig) -> bool:
     """Whether Transformers' AlbertModel or BertModel computes what this configuration says."""
-    standard = (config.attention == "softmax" and not config.conv_kernel_size and config.norm_position == "post"
-                and config.attention_groups == config.ffn_groups)
+    standard = (config.attention == "softmax" and not config.conv_kernel_size
+                and config.norm_position == "post" and config.attention_groups == config.ffn_groups)
     if config.model_type == "albert":
         return standard
     return (standard and not config.projects_embeddings and config.inner_group_num == 1

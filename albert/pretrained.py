@@ -1,4 +1,4 @@
-"""Models from folders and into folders: config.json and model.safetensors, in the layout of 🤗 Transformers."""
+"""Models from folders and into folders: config.json and model.safetensors, laid out as by 🤗 Transformers."""
 
 import json
 import logging
@@ -20,11 +20,16 @@ from albert.names import ARCHITECTURES, EXTENDED_SUFFIX, disk_name, expressible,
 logger = logging.getLogger("albert")
 
 # Configuration keys that from_pretrained can change: no weight of the encoder depends on them.
-CHANGEABLE = {"hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout_prob", "sentence_objective",
-              "num_landmarks", "pinv_iterations", "pinv_init", "num_labels", "id2label", "problem_type"}
+CHANGEABLE = ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout_prob",
+              "num_landmarks", "pinv_iterations", "pinv_init", "sentence_objective", "num_labels", "id2label", "problem_type")
 
 WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin",
                 "pytorch_model.bin.index.json")
+
+
+# What other models than the one being loaded have on top of the encoder: left aside without a word.
+OTHER_HEADS = re.compile(r"(albert\.|bert\.|extended\.)*"
+                         r"(pooler|predictions|sop_classifier|cls|classifier|qa_outputs|\w+_head)\.")
 
 
 class PretrainedModel(nn.Module):
@@ -36,13 +41,13 @@ class PretrainedModel(nn.Module):
     def from_pretrained(cls, path: str | os.PathLike, **changes):
         """Read a model, in evaluation mode, in float32 (float64 stays).
 
-        path: a run folder (its newest complete checkpoint), a checkpoint folder, or a folder or hub name in the
-        Hugging Face layout. changes: configuration keys that differ from the folder's, out of `CHANGEABLE`; with
-        new labels a classifier for another number of them is begun anew. A head that the folder lacks is
-        initialised, which is logged. On CPU the weights are the file's own pages, read when first touched.
+        path: a run folder (its newest complete checkpoint), a checkpoint folder, or a folder or hub name in
+        the Hugging Face layout. changes: configuration keys that differ from the folder's, out of
+        `CHANGEABLE`; with new labels a classifier for another number of them is begun anew. A head that the
+        folder lacks is initialised, which is logged. On CPU the weights are the file's own pages.
 
-        Raises ModelError for a folder without a model, an unreachable hub, damaged files, and weights that are
-        missing, unexpected or of another shape than the configuration implies.
+        Raises ModelError for a folder without a model, an unreachable hub, damaged files, and weights that
+        are missing, unexpected or of another shape than the configuration implies.
         """
         folder = checkpoint_folder(path)
         config = read_config(folder, **changes)
@@ -59,7 +64,7 @@ class PretrainedModel(nn.Module):
         return model.eval()
 
     def save_pretrained(self, folder: str | os.PathLike):
-        """Write config.json and model.safetensors, each whole or not at all. Raises ModelError if it can't."""
+        """Write config.json and model.safetensors, each whole or not at all. Raises ModelError on failure."""
         folder, config = Path(folder), self.config
         prefix = "" if type(self).__name__ == "Albert" else f"{config.model_type}."
         weights = {}
@@ -123,7 +128,8 @@ def download(name: str) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        folder = Path(snapshot_download(name, allow_patterns=["*.json", "*.txt", "*.model", "model*.safetensors"]))
+        wanted = ["*.json", "*.txt", "*.model", "model*.safetensors"]
+        folder = Path(snapshot_download(name, allow_patterns=wanted))
         if not any((folder / file).is_file() for file in WEIGHT_FILES[:2]):
             snapshot_download(name, allow_patterns=["pytorch_model*.bin"])
         return folder
@@ -136,8 +142,8 @@ def download(name: str) -> Path:
 def read_config(folder: Path, **changes) -> AlbertConfig:
     """Configuration of a model folder, with keys changed. Raises ModelError, naming the file."""
     file = folder / "config.json"
-    if fixed := sorted(set(changes) - CHANGEABLE):
-        raise ModelError(f"{fixed[0]} is fixed by the checkpoint; what can change is {', '.join(sorted(CHANGEABLE))}")
+    if fixed := sorted(set(changes) - set(CHANGEABLE)):
+        raise ModelError(f"{fixed[0]} is fixed by the checkpoint; what can change is {', '.join(CHANGEABLE)}")
     try:
         mapping = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -211,7 +217,7 @@ def read_weight_file(file: Path) -> dict[str, torch.Tensor]:
         except (SafetensorError, OSError) as error:
             raise ModelError(f"{file}: damaged or not safetensors: {error}") from error
         if expected is not None and expected != str(checksum(weights.values())):
-            raise ModelError(f"{file}: damaged: the weights do not add up to the checksum they were saved with")
+            raise ModelError(f"{file}: damaged: the weights do not match the checksum they were saved with")
         return weights
     try:
         weights = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
@@ -221,7 +227,7 @@ def read_weight_file(file: Path) -> dict[str, torch.Tensor]:
     except Exception as error:  # of damaged bytes the unpickler raises whatever it stumbles over
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise ModelError(f"{file}: damaged or not a PyTorch file: {reason}") from error
-    if not isinstance(weights, dict) or not all(isinstance(weight, torch.Tensor) for weight in weights.values()):
+    if not isinstance(weights, dict) or not all(isinstance(value, torch.Tensor) for value in weights.values()):
         raise ModelError(f"{file}: expected a state dictionary of tensors")
     return weights
 
@@ -248,14 +254,15 @@ def match_weights(model: PretrainedModel, stored: dict[str, torch.Tensor], folde
             raise ModelError(f"{folder}: {source} is {tuple(stored[source].shape)}, but config.json implies "
                              f"{tuple(parameter.shape)}")
         elif not stored[source].is_floating_point():
-            raise ModelError(f"{folder}: {source} is {stored[source].dtype}: quantised weights are not supported")
+            raise ModelError(f"{folder}: {source} is {stored[source].dtype}, expected floating point")
         else:
             weights[name] = stored[source] if stored[source].itemsize >= 4 else stored[source].float()
     for name in missing:
         head = re.match(r"(albert\.)?(pooler|\w+_head|classifier)(?=\.)", name)
         if head is None or any(given.startswith(head[0] + ".") for given in weights):
             known = disk_name(f"albert.{name}" if bare else name, config)
-            raise ModelError(f"{folder}: no weight {known}, which config.json implies ({len(missing)} missing in all)")
+            raise ModelError(f"{folder}: no weight {known}, which config.json implies "
+                             f"({len(missing)} missing in all)")
         renewed.add(head[0])
     available.pop(None, None)
     unexpected = sorted(available.values())
@@ -263,8 +270,7 @@ def match_weights(model: PretrainedModel, stored: dict[str, torch.Tensor], folde
         if re.search(r"(^|\.)(embeddings|encoder)\.", name):
             raise ModelError(f"{folder}: weight {name} has no place in the model that config.json describes "
                              f"({len(unexpected)} such in all)")
-    unknown = [name for name in unexpected if not re.match(
-        r"(albert\.|bert\.|extended\.)*(pooler|predictions|sop_classifier|cls|classifier|qa_outputs|\w+_head)\.", name)]
+    unknown = [name for name in unexpected if not OTHER_HEADS.match(name)]
     if unknown:
         logger.warning("%s: not used: %s", folder, ", ".join(unknown))
     return weights, sorted(renewed)

@@ -42,10 +42,12 @@ class Paragraphs:
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     shared = Path(os.environ.get("ALBERT_SHARED", ROOT.parent / "shared" / "data"))
     parser.add_argument("--text", type=Path, default=shared / "pretrain")
-    parser.add_argument("--tokenizer", default=None, help="default: a Unigram of 8,000 pieces of the same text")
+    parser.add_argument("--tokenizer", default=None,
+                        help="default: a Unigram of 8,000 pieces, trained on the text")
     parser.add_argument("--megabytes", type=float, default=20)
     parser.add_argument("--cores", type=int, default=os.cpu_count())
     parser.add_argument("--rounds", type=int, default=3)
@@ -86,7 +88,8 @@ def main():
             run()
             seconds[name].append(time.perf_counter() - started)
     peer = min(seconds["Tokenizer.encode_batch"])
-    print(f"\n{platform.machine()}, {options.cores} of {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, "
+    load = os.getloadavg()[0]
+    print(f"\n{platform.machine()}, {options.cores} of {os.cpu_count()} cores, load {load:.1f}, "
           f"Python {platform.python_version()}; {megabytes:.1f} MB, best of {options.rounds} rounds")
     print(f"{'':32}{'MB/s':>8}{'ratio':>8}")
     for name, times in seconds.items():

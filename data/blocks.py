@@ -162,8 +162,9 @@ class Worker:
         root = str(Path(__file__).resolve().parents[1])
         environment = os.environ | {"PYTHONPATH": root, "TOKENIZERS_PARALLELISM": "false"}
         self.dtype = token_dtype(tokenizer)
-        self.process = subprocess.Popen([sys.executable, "-c", "from data.blocks import serve; serve()"],
-                                        cwd=root, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", "from data.blocks import serve; serve()"],
+            cwd=root, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         self._send(tokenizer.to_str().encode())
 
     def _send(self, message: bytes) -> None:
@@ -178,8 +179,8 @@ class Worker:
             return EncodedBlock(*(np.frombuffer(_read(self.process.stdout, count * dtype.itemsize), dtype)
                                   for count, dtype in zip(counts, types)))
         except (EOFError, BrokenPipeError):
-            raise DataError(f"a tokenizing process ended early (exit status {self.process.wait()}); if memory "
-                            "ran out, --set num_workers with a smaller number works") from None
+            raise DataError(f"a tokenising process ended early (exit status {self.process.wait()}); where "
+                            "memory ran out, --set num_workers with a smaller number works") from None
 
 
 def _read(file, size: int) -> bytes:

@@ -117,7 +117,7 @@ def _trained_tokenizer(source, cache_dir: Path, kind: str, vocab_size: int, seed
         return load_tokenizer(folder)
     paragraphs = (paragraph for _, paragraph in _with_bar(source, "reading for the tokenizer", progress))
     with contextlib.closing(paragraphs):
-        tokenizer = train_tokenizer(paragraphs, kind, vocab_size, seed, progress=False)
+        tokenizer = train_tokenizer(paragraphs, kind, vocab_size, seed, progress)
     if tokenizer.get_vocab_size() < vocab_size:
         print(f"{source.name}: the text supports {tokenizer.get_vocab_size():,} pieces, "
               f"fewer than vocab_size={vocab_size}")

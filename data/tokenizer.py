@@ -21,7 +21,6 @@ from google.protobuf.message import DecodeError
 from sentencepiece import sentencepiece_model_pb2
 from tokenizers import (AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers,
                         processors)
-from tqdm import tqdm
 
 from data.errors import DataError
 
@@ -97,7 +96,7 @@ def _write(path: Path, text: str) -> None:
 
 
 def special_ids(tokenizer: Tokenizer) -> SimpleNamespace:
-    """Ids `pad`, `unk`, `cls`, `sep`, `mask`, found by name (`<pad>` or `[PAD]` ...); DataError for a lack."""
+    """Ids `pad`, `unk`, `cls`, `sep`, `mask`, by name (`<pad>` or `[PAD]`); DataError for any missing."""
     ids, missing = {}, []
     for albert, bert in zip(ALBERT_SPECIALS, BERT_SPECIALS):
         name = bert.strip("[]").lower()
@@ -196,10 +195,11 @@ def train_tokenizer(paragraphs: Iterable[str], kind: str, vocab_size: int, seed:
         raise DataError(f"unknown kind of tokenizer {kind!r}: take 'unigram' or 'wordpiece'")
     blank = (albert_tokenizer([(token, 0.0) for token in ALBERT_SPECIALS], 1) if kind == "unigram" else
              bert_tokenizer({token: index for index, token in enumerate(BERT_SPECIALS)}))
-    bar = tqdm(paragraphs, desc="text for the tokenizer", unit=" paragraphs", disable=not progress)
-    counts = _count_words(_sample(bar, seed), blank)
+    counts = _count_words(_sample(paragraphs, seed), blank)
     if not counts:
         raise DataError("no text to train a tokenizer on")
+    if progress:
+        print(f"training a {kind} vocabulary of {vocab_size:,} pieces on {len(counts):,} different words")
     if kind == "unigram":
         pieces = _train_sentencepiece(counts, "unigram", vocab_size, len(ALBERT_SPECIALS))
         # Rounded, since the last digits depend on the machine's logarithm.
@@ -211,8 +211,8 @@ def train_tokenizer(paragraphs: Iterable[str], kind: str, vocab_size: int, seed:
     characters = sorted({piece for piece in pieces if len(piece) == 1} - {"▁"})
     vocabulary = list(BERT_SPECIALS) + characters + [f"##{character}" for character in characters]
     if len(vocabulary) > vocab_size:
-        raise DataError(f"vocab_size={vocab_size} is too small for the {len(characters)} different characters "
-                        f"of this text: --set vocab_size={len(vocabulary)} or more works")
+        raise DataError(f"vocab_size={vocab_size} is too small for the {len(characters)} different "
+                        f"characters of this text: --set vocab_size={len(vocabulary)} or more works")
     vocabulary += [piece[1:] if piece.startswith("▁") else f"##{piece}" for piece in pieces if len(piece) > 1]
     unique = list(dict.fromkeys(vocabulary))[:vocab_size]
     return bert_tokenizer({piece: index for index, piece in enumerate(unique)})
@@ -255,15 +255,17 @@ def _train_sentencepiece(counts: dict[str, int], model_type: str, vocab_size: in
         try:
             sentencepiece.SentencePieceTrainer.train(
                 input=str(words), input_format="tsv", model_writer=model, model_type=model_type,
-                vocab_size=vocab_size - specials + 1, hard_vocab_limit=False, character_coverage=CHARACTER_COVERAGE,
-                required_chars=REQUIRED_CHARACTERS, normalization_rule_name="identity", num_threads=TRAINER_THREADS,
-                minloglevel=2, unk_id=0, bos_id=-1, eos_id=-1, pad_id=-1)
+                vocab_size=vocab_size - specials + 1, hard_vocab_limit=False,
+                character_coverage=CHARACTER_COVERAGE, required_chars=REQUIRED_CHARACTERS,
+                normalization_rule_name="identity", num_threads=TRAINER_THREADS, minloglevel=2,
+                unk_id=0, bos_id=-1, eos_id=-1, pad_id=-1)
         except RuntimeError as error:
             too_few = re.search(r"smaller than required_chars. \d+ vs (\d+)", str(error))
             if too_few:
                 characters = int(too_few[1]) - 2  # without <unk> and ▁
-                raise DataError(f"vocab_size={vocab_size} is too small for the {characters} different characters "
-                                f"of this text: --set vocab_size={2 * characters + 10} or more works") from None
+                raise DataError(
+                    f"vocab_size={vocab_size} is too small for the {characters} different characters of this "
+                    f"text: --set vocab_size={2 * characters + 10} or more works") from None
             raise DataError(f"no vocabulary can be trained on this text ({error})") from None
     proto = sentencepiece_model_pb2.ModelProto.FromString(model.getvalue())
     return [piece for piece in proto.pieces if piece.type == piece.NORMAL]

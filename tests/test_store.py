@@ -87,7 +87,8 @@ def test_store_holds_each_sentence_in_order(tokenizer_folder, tmp_path, capsys):
     assert (store.num_documents, store.num_sentences) == (12, sum(map(len, wanted)))
     assert store.tokens.dtype == np.uint16 and offsets.dtype == store.document_offsets.dtype == np.int64
     assert offsets[0] == store.document_offsets[0] == 0
-    assert offsets[-1] == store.num_tokens == len(store.tokens) and store.document_offsets[-1] == len(offsets) - 1
+    assert offsets[-1] == store.num_tokens == len(store.tokens)
+    assert store.document_offsets[-1] == store.num_sentences == len(offsets) - 1
     assert f"memory: 12 documents, {store.num_sentences:,} sentences, {store.num_tokens:,} tokens" in \
         capsys.readouterr().out
 
@@ -104,9 +105,10 @@ def test_number_of_workers_changes_no_byte(tokenizer_folder, tmp_path, monkeypat
 def nasty_texts(count, seed):
     """Lines of every Unicode plane, marks, controls, blanks, quotes and spelled-out special tokens."""
     chance = random.Random(seed)
-    atoms = ["a", "The", "naïve", "``", "''", "`", "'", " ", "  ", "\t", "\u00a0", "\u200b", "\u200d", "\ufeff",
-             "\u0301", "\u3099", "\u00a8", "¨x", "\r\n", "\x00", "\x1c", "\x85", "▁", "[MASK]", "[SEP]", "<pad>",
-             "<unk>", "#", "##s", "東京", "한국", "é", "e\u0301", "ﬁ", "½", "👩‍👩‍👧", "🏻", "❤️", "İ", "ΟΔΟΣ", ".", ",", "\""]
+    atoms = ["a", "The", "naïve", "``", "''", "`", "'", " ", "  ", "\t", "\u00a0", "\u200b", "\u200d",
+             "\ufeff", "\u0301", "\u3099", "\u00a8", "¨x", "\r\n", "\x00", "\x1c", "\x85", "▁", "[MASK]",
+             "[SEP]", "<pad>", "<unk>", "#", "##s", "東京", "한국", "é", "e\u0301", "ﬁ", "½", "👩‍👩‍👧", "🏻", "❤️",
+             "İ", "ΟΔΟΣ", ".", ",", "\""]
 
     def atom():
         if chance.random() < 0.8:
@@ -145,7 +147,8 @@ def test_tokenizer_that_sees_across_blanks_is_used_as_a_whole():
 
 
 def test_special_tokens_in_the_text_become_unknown(tokenizer_folder, tmp_path):
-    store, tokenizer = build(Documents([["the [SEP] old [MASK] <pad> [PAD] river"]]), tmp_path, tokenizer_folder)
+    source = Documents([["the [SEP] old [MASK] <pad> [PAD] river"]])
+    store, tokenizer = build(source, tmp_path, tokenizer_folder)
     special = special_ids(tokenizer)
     assert not {special.pad, special.cls, special.sep, special.mask} & set(store.tokens.tolist())
     assert special.unk in store.tokens
@@ -225,8 +228,8 @@ build(source, {cache!r}, {tokenizer!r}, num_workers={workers})
 
 
 def start(cache, tokenizer, pause=0.0, workers=0, documents=12, **options):
-    code = PREPARE.format(root=str(ROOT), tests=str(ROOT / "tests"), cache=str(cache), tokenizer=str(tokenizer),
-                          pause=pause, workers=workers, documents=documents)
+    code = PREPARE.format(root=str(ROOT), tests=str(ROOT / "tests"), cache=str(cache),
+                          tokenizer=str(tokenizer), pause=pause, workers=workers, documents=documents)
     return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, **options)
 
 

@@ -1,5 +1,6 @@
-"""Kinds of attention, one a file. Each is called as attend(query, key, value, mask) with (B, heads, T, head_dim)
-three times and a boolean mask (B, T), true = token, or None, and returns (B, heads, T, head_dim)."""
+"""Kinds of attention, one a file. Each is called as attend(query, key, value, mask), with
+(B, heads, T, head_dim) three times and a boolean mask (B, T), true = token, or None, and returns
+(B, heads, T, head_dim)."""
 
 import torch
 from torch import nn

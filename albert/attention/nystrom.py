@@ -15,8 +15,8 @@ class NystromAttention(nn.Module):
     With landmarks q̃, k̃ the means of m consecutive segments of the tokens, attention is
     softmax(q k̃ᵀ) · pinv(softmax(q̃ k̃ᵀ)) · softmax(q̃ kᵀ) v: O(T m) time and memory for T tokens.
 
-    Segments are cut from the real tokens of each row, so neither padding nor the other rows of a batch matter.
-    A row with no more real tokens than landmarks gets exact softmax attention.
+    Segments are cut from the real tokens of each row, so that padding and the other rows of a batch never
+    matter. A row with no more real tokens than landmarks gets exact softmax attention.
     """
 
     def __init__(self, config: AlbertConfig):
@@ -87,8 +87,8 @@ def pseudo_inverse(kernel: torch.Tensor, iterations: int, init: str) -> torch.Te
     """Approximate the Moore-Penrose inverse of row-stochastic matrices (B, heads, m, m) by the iteration of
     order three of Razavi et al. 2014 (Nyströmformer, equation 14).
 
-    It starts from the transpose divided by the largest column sum: that of each matrix (`init` "exact"), or the
-    largest one over the heads of the row ("original"; the released code takes it over the whole batch).
+    It starts from the transpose divided by the largest column sum: that of each matrix (`init` "exact"), or
+    the largest one over the heads of the row ("original"; the released code takes it over the whole batch).
     """
     columns = kernel.sum(dim=-2, keepdim=True).amax(dim=-1, keepdim=True)
     if init == "original":
