@@ -88,6 +88,7 @@ _bert_shared = dict(
     model_type="bert",
     vocab_size=30_522,
     share="none",
+    attention="softmax",
     hidden_act="gelu",
     hidden_dropout_prob=0.1,
     attention_probs_dropout_prob=0.1,

@@ -12,6 +12,7 @@ from conftest import arguments, script
 from safetensors.torch import load_file
 
 from albert import AlbertForPretraining
+from data.tokenizer import load_tokenizer
 from trainer import checkpoints
 
 
@@ -130,6 +131,20 @@ def test_no_save_writes_nothing(corpus, cache, tmp_path, pretrain):
 def test_every_recipe_trains(corpus, cache, tmp_path, pretrain, settings):
     result = pretrain(arguments(corpus, cache, tmp_path, ["max_steps=3", *settings], ["--no-save"]))
     assert result.code == 0, result.err
+
+
+def test_bert_pretrains_by_its_own_recipe(corpus, cache, tmp_path, pretrain):
+    args = arguments(corpus, cache, tmp_path, ["embedding_size=32", "max_steps=3"])
+    args[1] = "bert-base"
+    result = pretrain(args)
+    assert result.code == 0 and "sentence-prediction accuracy" in result.out
+    run = only_run(tmp_path)
+    config = json.loads((run / "config.json").read_text())
+    assert (config["sentence_objective"], config["share"], config["optimizer"]) == ("nsp", "none", "adamw")
+    assert load_tokenizer(run).to_str().count("WordPiece") > 0
+    bert = pytest.importorskip("transformers").BertForPreTraining
+    _, report = bert.from_pretrained(checkpoints.newest(run / "checkpoints")[0], output_loading_info=True)
+    assert not report["missing_keys"] and not report["unexpected_keys"]
 
 
 def test_one_document_is_held_out_by_its_last_part(corpus, cache, tmp_path, pretrain):
