@@ -12,6 +12,7 @@ _common = dict(
     precision="auto",            # auto | fp32 | bf16 | fp16; auto is bf16 where the machine computes in it
     num_workers=0,               # processes that build batches; 0 builds them in the training process
     log_every=20,                # updates
+    patience=0,                  # evaluations without a better score before training ends early; 0: never
     keep_checkpoints=2,          # the newest ones; the best by held-out loss is kept beside them
     adam_beta1=0.9,
     adam_beta2=0.999,
@@ -41,6 +42,49 @@ _pretrain = dict(
     eval_every=1000,
     num_workers=2,
 )
+
+_finetune = dict(
+    seq_len=512,                 # tokens; batches are padded to their longest row
+    batch_size=16,
+    micro_batch_size=16,
+    bucket_batches=50,           # batches whose examples are sorted by length together; 1: not at all
+    learning_rate=2e-5,
+    warmup_steps=None,           # None: warmup_share of max_steps
+    warmup_share=0.1,
+    max_steps=None,              # None: what max_epochs come to; never more than that
+    max_epochs=3,
+    weight_decay=0.01,
+    optimizer="adamw",
+    eval_every=None,             # None: four times an epoch
+    save_every=None,             # None: when the score is the best, and at the end of an epoch
+    keep_checkpoints=1,
+    class_weights="none",        # none | balanced
+    label_smoothing=0.0,
+    doc_stride=128,              # tokens from one window of a context to the next
+)
+
+# The ALBERT paper, table 14. Steps fit the full sets; max_epochs is what they come to there.
+_finetune_tasks = {
+    "cola": dict(learning_rate=1e-5, batch_size=16, max_steps=5336, warmup_share=320 / 5336, max_epochs=10),
+    "stsb": dict(learning_rate=2e-5, batch_size=16, max_steps=3598, warmup_share=214 / 3598, max_epochs=11),
+    "sst2": dict(learning_rate=1e-5, batch_size=32, max_steps=20_935, warmup_share=1256 / 20_935, max_epochs=10),
+    "mnli": dict(learning_rate=3e-5, batch_size=128, max_steps=10_000, warmup_share=0.1, max_epochs=4),
+    "qnli": dict(learning_rate=1e-5, batch_size=32, max_steps=33_112, warmup_share=1986 / 33_112, max_epochs=11),
+    "qqp": dict(learning_rate=5e-5, batch_size=128, max_steps=14_000, warmup_share=1 / 14, max_epochs=5),
+    "rte": dict(learning_rate=3e-5, batch_size=32, max_steps=800, warmup_share=0.25, max_epochs=11),
+    "mrpc": dict(learning_rate=2e-5, batch_size=32, max_steps=800, warmup_share=0.25, max_epochs=7),
+    "wnli": dict(learning_rate=2e-5, batch_size=16, max_steps=2000, warmup_share=0.125, max_epochs=51),
+    "squad": dict(learning_rate=5e-5, batch_size=48, max_steps=3649, warmup_share=0.1, max_epochs=2, seq_len=384),
+    "squad2": dict(learning_rate=3e-5, batch_size=48, max_steps=8144, warmup_share=0.1, max_epochs=3),
+    "race": dict(learning_rate=2e-5, batch_size=32, micro_batch_size=4, max_steps=12_000, warmup_share=1 / 12,
+                 max_epochs=5),
+    "ner": dict(),
+    "classify": dict(),
+    "regress": dict(),
+    "pair": dict(),
+    "tag": dict(),
+}
+_encoder_dropout = dict(hidden_dropout_prob=0.1, attention_probs_dropout_prob=0.1)
 
 # Released v2 shapes; v1 differs in dropout (0.1 below xlarge) and activation (gelu).
 _albert_shared = dict(
@@ -105,12 +149,12 @@ _pretrain_albert_tiny = dict(
     learning_rate=0.003,
     optimizer="muon",
     warmup_steps=100,
-    max_steps=2000,
+    max_steps=1200,
     mask_prob=0.3,
     heldout_fraction=0.05,
     eval_sequences=512,
-    save_every=500,
-    eval_every=250,
+    save_every=300,
+    eval_every=150,
     num_workers=0,
 )
 _pretrain_bert = dict(
@@ -133,12 +177,13 @@ _families = {
     "bert-base": (_bert_shared, _bert_base),
     "bert-large": (_bert_shared, _bert_large),
 }
-_tasks = {"pretrain": (_pretrain,)}
+_tasks = {"pretrain": (_pretrain,)} | {f"finetune-{task}": (_finetune, recipe)
+                                       for task, recipe in _finetune_tasks.items()}
 _overrides = {
     ("pretrain", "tiny"): _pretrain_albert_tiny,
     ("pretrain", "bert-base"): _pretrain_bert,
     ("pretrain", "bert-large"): _pretrain_bert,
-}
+} | {(f"finetune-{task}", model): _encoder_dropout for task in ("qqp", "rte", "wnli", "race") for model in _families}
 
 
 class SettingError(KeyError):
@@ -150,7 +195,8 @@ class SettingError(KeyError):
 
 class _Settings(dict):
     def __missing__(self, key):
-        known = ", ".join(f"{task}/{model}" for task, model in self)
+        models = [f"{task}/{model}" for task, model in self if task == key[0]]
+        known = ", ".join(models or dict.fromkeys(task for task, _ in self))
         raise SettingError(f"no hyperparameters for {key!r}; there are: {known}")
 
 
@@ -181,10 +227,46 @@ def override(hps, assignments):
             raise SettingError(f"--set {assignment}: write it as key=value")
         if not hasattr(hps, key):
             near = difflib.get_close_matches(key, vars(hps), n=1, cutoff=0.0)
-            raise SettingError(f"--set {key}: no such key; the nearest is {near[0]}")
+            raise SettingError(f"--set {assignment}: no such key; the nearest is {near[0]}")
         setattr(hps, key, _parse(key, text, getattr(hps, key)))
         keys.append(key)
     return keys
+
+
+_CHOICES = {
+    "optimizer": ("lamb", "adamw", "muon"),
+    "precision": ("auto", "fp32", "bf16", "fp16"),
+    "sentence_objective": ("sop", "nsp", "none"),
+    "tokenizer_kind": ("unigram", "wordpiece"),
+}
+_AT_LEAST = {
+    1: ("log_every", "save_every", "eval_every", "eval_sequences", "keep_checkpoints", "batch_size", "micro_batch_size",
+        "max_steps", "max_ngram", "vocab_size"),
+    0: ("seed", "num_workers", "warmup_steps", "learning_rate", "muon_learning_rate", "weight_decay", "patience",
+        "short_seq_prob"),
+    2: ("type_vocab_size",),
+}
+_BELOW_ONE = ("mask_prob", "heldout_fraction", "adam_beta1", "adam_beta2")
+_POSITIVE = ("mask_prob", "heldout_fraction", "clip_norm", "adam_eps")
+
+
+def check(hps):
+    """Raise SettingError for a value that no training can have."""
+    for key, choices in _CHOICES.items():
+        if getattr(hps, key, choices[0]) not in choices:
+            raise SettingError(f"{key}={getattr(hps, key)}: there are {', '.join(choices)}")
+    bounds = [(key, f"at least {least}", lambda value, least=least: value >= least)
+              for least, keys in _AT_LEAST.items() for key in keys]
+    bounds += [(key, "below 1", lambda value: value < 1) for key in _BELOW_ONE]
+    bounds += [(key, "above 0", lambda value: value > 0) for key in _POSITIVE]
+    bounds += [("short_seq_prob", "at most 1", lambda value: value <= 1)]
+    for key, words, holds in bounds:
+        value = getattr(hps, key, None)
+        if value is not None and not holds(value):
+            raise SettingError(f"{key}={value}: it must be {words}")
+    if None not in (hps.warmup_steps, hps.max_steps) and hps.warmup_steps >= hps.max_steps:
+        raise SettingError(f"warmup_steps={hps.warmup_steps} is not below max_steps={hps.max_steps}: "
+                           f"--set warmup_steps={hps.max_steps // 10}")
 
 
 def _parse(key, text, present):

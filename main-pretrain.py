@@ -1,22 +1,19 @@
 """Pretrain ALBERT (or BERT) on text: python main-pretrain.py --model tiny"""
 import argparse
 import os
-import shlex
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import torch
 
-from albert import AlbertForPretraining
-from albert.errors import ModelError
+from albert import AlbertConfig, AlbertForPretraining
 from albert.pretrained import checkpoint_folder
-from data.errors import DataError
 from data.sources import NAMED_SOURCES, open_source
 from data.store import prepare
 from data.tokenizer import save_tokenizer
-from hps import HPS, SettingError, override
+from hps import HPS, SettingError, check, override
 from trainer import checkpoints, distributed, machine
+from trainer.command import DEFAULT_CACHE, add_process_flags, how_to_resume, leave_with, refuse_changes, this_script
 from trainer.errors import RunError
 from trainer.initial import adapted_model, new_model
 from trainer.loop import Trainer
@@ -42,13 +39,7 @@ def parse_arguments():
     parser.add_argument("--tokenizer", help="tokenizer.json, run folder or SentencePiece .model (default: train one)")
     parser.add_argument("--init-from", metavar="CHECKPOINT",
                         help="go on from a run folder, or a folder or hub name in the Hugging Face layout")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="any key of hps.py")
-    parser.add_argument("--resume", default=None, metavar="RUN", help="go on with the run in this folder")
-    parser.add_argument("--runs-dir", default="runs", help="where the run's folder is made (default: runs)")
-    parser.add_argument("--cache-dir", default="~/.cache/albert", help="tokenised text and trained tokenizers")
-    parser.add_argument("--cpu", action="store_true", default=False, help="leave the GPU alone")
-    parser.add_argument("--tqdm-off", action="store_true", default=False, help="plain lines instead of a bar")
-    parser.add_argument("--no-save", action="store_true", default=False, help="write nothing but the cache")
+    add_process_flags(parser)
     args = parser.parse_args()
     if args.resume and args.no_save:
         parser.error("--resume goes on in the run's folder: leave --no-save out")
@@ -58,27 +49,37 @@ def parse_arguments():
 def settings(args):
     """Flags and hyperparameters of the training, of the run to resume or of a new one, and the keys that were set."""
     given = {name: value for name, value in vars(args).items() if name in TRAINING_FLAGS}
+    if "data" in given:
+        given["data"] = [absolute(name) for name in given["data"]]
     if args.resume:
-        return resumed_settings(Path(args.resume), given, args.set)
+        return resumed_settings(args, given)
     flags = SimpleNamespace(**TRAINING_FLAGS | given)
     hps = SimpleNamespace(**vars(HPS["pretrain", flags.model]))
     keys = override(hps, args.set)
-    names = flags.data or ["pydocs" if flags.model == "tiny" else "wikipedia"]
-    flags.data = [name if name in NAMED_SOURCES or name.startswith("hf:") else os.path.abspath(name) for name in names]
+    check(hps)
+    AlbertConfig.from_dict(vars(hps))                  # refuses an impossible architecture before the text is read
+    flags.data = flags.data or ["pydocs" if flags.model == "tiny" else "wikipedia"]
     hps.max_position_embeddings = max(hps.max_position_embeddings, hps.seq_len)
     return flags, hps, keys
 
 
-def resumed_settings(folder, given, assignments):
+def absolute(name):
+    """The name of a source, a local one as an absolute path: a run may be resumed from another folder."""
+    if name in NAMED_SOURCES or name.startswith("hf:"):
+        return name
+    return os.path.abspath(os.path.expanduser(name))
+
+
+def resumed_settings(args, given):
+    folder = args.resume
     config = read_config(folder)
+    args.cpu = args.cpu or config["cpu"]
+    args.cache_dir = args.cache_dir or config["cache_dir"]
     flags = SimpleNamespace(**{name: config[name] for name in TRAINING_FLAGS})
     hps = SimpleNamespace(**{key: config.get(key, value) for key, value in vars(HPS["pretrain", flags.model]).items()})
     asked = SimpleNamespace(**vars(hps))
-    keys = override(asked, assignments)
-    for name, value in (given | {key: getattr(asked, key) for key in keys}).items():
-        if value != config.get(name, value):
-            raise RunError(f"--resume {folder}: the run has {name}={config[name]}, not {value}; leave it out, "
-                           f"or start a new run without --resume")
+    keys = override(asked, args.set)
+    refuse_changes(folder, config, given | {key: getattr(asked, key) for key in keys})
     flags.tokenizer = str(folder)
     return flags, hps, keys
 
@@ -93,7 +94,7 @@ def main():
     source = open_source(flags.data, text_field=flags.text_field, documents=flags.documents, small=flags.small)
     with world.main_first():
         vocabulary = flags.tokenizer or flags.init_from and checkpoint_folder(flags.init_from)
-        store, tokenizer = prepare(source, args.cache_dir, tokenizer=vocabulary, kind=hps.tokenizer_kind,
+        store, tokenizer = prepare(source, args.cache_dir or DEFAULT_CACHE, tokenizer=vocabulary, kind=hps.tokenizer_kind,
                                    vocab_size=hps.vocab_size, seed=hps.seed, num_workers=torch.get_num_threads(),
                                    progress=not quiet)
     hps.vocab_size = tokenizer.get_vocab_size()
@@ -109,13 +110,18 @@ def main():
     if args.resume:
         trainer.restore(path, state)
         run = Run(Path(args.resume), state["step"], writes=world.is_main)
-    elif args.no_save or not world.is_main:
+    elif args.no_save:
         run = Run(None)
     else:
-        config = {"task": "pretrain", **vars(flags), **vars(hps), "store": store.path.name}
-        run = Run.create(args.runs_dir, "pretrain", config, machine.environment(world.device))
-        save_tokenizer(tokenizer, run.path)
+        config = {"task": "pretrain", **vars(flags), **vars(hps), "store": store.path.name,
+                  "cache_dir": str(store.path.parent), "cpu": args.cpu}
+        run = Run.create(args.runs_dir, "pretrain", config, machine.environment(world.device), world)
+        if world.is_main:
+            save_tokenizer(tokenizer, run.path)
     if world.is_main:
+        if (median := task.median_document()) < hps.seq_len:
+            print(f"half of the documents have fewer than {median + 1:,.0f} tokens: many sequences stay shorter than "
+                  f"seq_len={hps.seq_len}")
         print(*(f"{flags.init_from}: {line}" for line in changes), sep="\n", end="\n" if changes else "")
         parameters = sum(p.numel() for p in model.parameters())
         print(f"{flags.model}: {parameters:,} parameters, {hps.attention} attention, on {world.device} in "
@@ -136,24 +142,15 @@ def newest_of(run, store):
 
 
 def report(flags, run, task, trainer, scores):
-    python = os.path.relpath(sys.executable) if sys.executable.startswith(os.getcwd()) else "python"
-    command = f"{python} {Path(sys.argv[0]).name}"
     if trainer.stopped:
         if run.path is not None:
-            print(f"stopped at step {trainer.step}; go on with\n  {command} --resume {shlex.quote(str(run.path))}")
+            print(how_to_resume(trainer, run))
         return
     print(f"\n{task.summary(scores)}")
     if run.path is not None:
         print(f"run folder:  {run.path}\ncurves:      {run.path / 'curves.png'}")
-    print(f"next, on text of your own:\n  {command} --model {flags.model} --data FOLDER_OF_TEXT_FILES")
+    print(f"next, on text of your own:\n  {this_script()} --model {flags.model} --data FOLDER_OF_TEXT_FILES")
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except (DataError, ModelError, RunError, SettingError) as fault:
-        print(f"error: {fault}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
+    leave_with(main, SettingError)

@@ -55,8 +55,9 @@ def main():
         labels = np.concatenate([batch["mlm_labels"].numpy() for batch in batches])
         before = np.concatenate([previous_tokens(batch) for batch in batches])
         scores = score(model, task, batches, world.device)
-        shuffled = score(model, task, [shuffle_context(batch, number) for number, batch in enumerate(batches)],
-                         world.device)
+        ordinary = torch.from_numpy(task.heldout.ordinary_ids)
+        shuffled = score(model, task, [shuffle_context(batch, number, ordinary)
+                                       for number, batch in enumerate(batches)], world.device)
         results["rows"][name] = {
             "masked": len(labels), "unigram": float(-unigram[labels].mean()), "bigram": bigram(before, labels),
             "shuffled": shuffled["mlm_loss"], "loss": scores["mlm_loss"], "accuracy": scores["mlm_accuracy"]}
@@ -98,10 +99,10 @@ def previous_tokens(batch):
     return true_ids(batch).view(-1)[batch["masked_positions"] - 1].numpy()
 
 
-def shuffle_context(batch, number):
+def shuffle_context(batch, number, ordinary):
     """The batch with the ordinary unmasked tokens of each row in random order."""
     ids = batch["input_ids"].clone()
-    free = true_ids(batch) > 4                       # special tokens are ids 0 to 4
+    free = torch.isin(true_ids(batch), ordinary)
     free.view(-1)[batch["masked_positions"]] = False
     for row in range(len(ids)):
         places = free[row].nonzero().squeeze(1)

@@ -285,13 +285,13 @@ def _read_sentencepiece(path: Path) -> Tokenizer:
 
 
 def _read_bert_vocabulary(path: Path) -> Tokenizer:
-    pieces = path.read_text(encoding="utf-8").splitlines()
     config = path.with_name("tokenizer_config.json")
-    settings = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
     try:
+        pieces = path.read_text(encoding="utf-8").splitlines()
+        settings = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
         return bert_tokenizer({piece: index for index, piece in enumerate(pieces)},
                               settings.get("do_lower_case", True), settings.get("strip_accents"),
                               settings.get("tokenize_chinese_chars", True))
-    except DataError as error:
+    except ValueError as error:         # DataError, and what decoding and JSON raise
         raise DataError(f"{path}: {error}") from None
 

@@ -109,9 +109,9 @@ def restore_optimizers(path, optimizers, state):
 
 
 def prune(folder, keep, best_step):
-    """Delete all but the newest ``keep`` checkpoints and the one of ``best_step``."""
-    for path in listed(folder)[:-keep]:
-        if path.name != f"step-{best_step:07d}":
+    """Delete all but the newest ``keep`` checkpoints and the one of ``best_step`` (None before any evaluation)."""
+    for path in listed(folder)[:-keep or None]:
+        if best_step is None or path.name != f"step-{best_step:07d}":
             shutil.rmtree(path, ignore_errors=True)
 
 

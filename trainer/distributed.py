@@ -20,11 +20,20 @@ class World:
 
     def sum(self, values):
         """Sums of a list of numbers over all processes: float64, so that token counts stay exact."""
+        values = list(values)
         if self.size == 1:
-            return list(values)
+            return values
         tensor = torch.tensor(values, dtype=torch.float64, device=self.device)
         dist.all_reduce(tensor)
         return tensor.tolist()
+
+    def gather(self, items):
+        """The items of all processes in one list."""
+        if self.size == 1:
+            return list(items)
+        parts = [None] * self.size
+        dist.all_gather_object(parts, items)
+        return [item for part in parts for item in part]
 
     def sum_gradients(self, params):
         """Add up the gradients of all processes in one exchange; a process without a micro-batch adds zeros."""
@@ -43,9 +52,11 @@ class World:
         """Run a block in process 0, then in the others, which find what it has left on disk."""
         if not self.is_main:
             self.barrier()
-        yield
-        if self.is_main:
-            self.barrier()
+        try:
+            yield
+        finally:
+            if self.is_main:
+                self.barrier()
 
     def barrier(self):
         if self.size > 1:

@@ -4,6 +4,7 @@ from dataclasses import fields
 import torch
 
 from albert import AlbertConfig, AlbertForPretraining
+from albert.errors import ModelError
 from albert.extend import extend_positions, replace_vocabulary, switch_attention
 from albert.pretrained import checkpoint_folder
 from data import draws
@@ -18,12 +19,12 @@ def new_model(hps):
     return AlbertForPretraining(AlbertConfig.from_dict(vars(hps)))
 
 
-def adapted_model(path, tokenizer, hps, changed):
+def adapted_model(path, tokenizer, hps, changed, model_class=AlbertForPretraining, **labels):
     """The checkpoint ``path`` made ready to go on under ``hps``: (model, lines that say what was changed).
 
     The architecture is the checkpoint's, but for the keys ``changed`` on the command line; ``hps`` takes it over.
     Positions are added for a longer ``seq_len``; under another tokenizer the embeddings of shared pieces are kept.
-    Raises ModelError for a change that no checkpoint can take.
+    ``labels``: configuration keys of a task's classes. Raises ModelError for a change that no checkpoint can take.
     """
     folder = checkpoint_folder(path)
     architecture = {field.name for field in fields(AlbertConfig)}
@@ -31,7 +32,7 @@ def adapted_model(path, tokenizer, hps, changed):
     attention = {key: changes.pop(key) for key in _ATTENTION if key in changes}
     positions = max(hps.seq_len, changes.pop("max_position_embeddings", 0))
     torch.manual_seed(draws.key(hps.seed, "initial weights"))
-    model = AlbertForPretraining.from_pretrained(folder, **changes)
+    model = model_class.from_pretrained(folder, **changes, **labels)
     lines = [f"{key}={value}, as set" for key, value in changes.items()]
     if attention:
         kind = attention.pop("attention", model.config.attention)
@@ -46,3 +47,31 @@ def adapted_model(path, tokenizer, hps, changed):
         if hasattr(hps, key):
             setattr(hps, key, value)
     return model, lines
+
+
+def freeze(model, what):
+    """Take parameters out of training: ``what`` is "embeddings", or a number of encoder layers with the embeddings.
+
+    Raises ModelError for layers that there are not, or whose weights later layers share.
+    """
+    if what != "embeddings" and not what.isdigit():
+        raise ModelError(f"--freeze {what}: write embeddings or a number of layers")
+    encoder, layers = model.albert.encoder, 0 if what == "embeddings" else int(what)
+    if layers > len(encoder.steps):
+        raise ModelError(f"--freeze {what}: the model has {len(encoder.steps)} layers")
+    frozen = [model.albert.embeddings]
+    for blocks, steps in zip((encoder.attention, encoder.feed_forward), zip(*encoder.steps)):
+        if layers and set(steps[:layers]) & set(steps[layers:]):
+            raise ModelError(f"--freeze {what}: later layers share the weights of these; --freeze embeddings works, or "
+                             f"--freeze {len(encoder.steps)} for the whole encoder")
+        frozen += [blocks[index] for index in set(steps[:layers])]
+    for part in frozen:
+        part.requires_grad_(False)
+
+
+def check_vocabulary(path, config, tokenizer):
+    """Raise ModelError where a checkpoint's tokenizer is not the one of its embeddings."""
+    size = tokenizer.get_vocab_size()
+    if not size <= config.vocab_size < size + 128:          # some models pad their embeddings to a round number
+        raise ModelError(f"{path}: its tokenizer has {size} tokens, but its config.json says "
+                         f"vocab_size={config.vocab_size}")

@@ -36,9 +36,9 @@ class Trainer:
         self.optimizers = build_optimizers(model, hps)
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=self.dtype == torch.float16)
         self.step, self.tokens, self.position = 0, 0, task.position()
-        self.best = {"step": None, "loss": math.inf}
+        self.best = {"step": None, "score": -math.inf}
         self.window = {}               # sums since the last log line, over all processes
-        self._recent = []              # (step, sums) of updates that are not in the window yet
+        self._recent = []              # (step, counts, sums, gradient norm) of updates that are not in the window yet
         self._eval_batches = None
         self.stopped = 0               # the signal that ended the training early
         self._saved = None             # step of the newest checkpoint
@@ -53,18 +53,19 @@ class Trainer:
         self.scaler.load_state_dict(state["scaler"])
         self.step = self._saved = state["step"]
         self.tokens, self.position, self.window = state["tokens"], state["position"], state["window"]
-        self.best = {"step": state["best"]["step"], "loss": float(state["best"]["loss"])}
+        self.best = {"step": state["best"]["step"], "score": float(state["best"]["score"])}
 
     def fit(self, run):
         """Train up to ``max_steps``, log and save in ``run``; returns the held-out scores, None where a signal
-        has ``stopped`` it."""
+        has ``stopped`` it. Ends before that after ``patience`` evaluations (0: any number) without a better score.
+        """
         self.run, hps = run, self.hps
         updates = self.task.updates(self.position)
         scores, clock = None, _Clock(self)
         bar = tqdm(total=hps.max_steps, initial=self.step, unit="step", dynamic_ncols=True,
                    disable=self.quiet or not self.world.is_main)
         with bar, _signals() as received:
-            while self.step < hps.max_steps:
+            while self.step < hps.max_steps and not self._gave_up:
                 with clock.waiting():
                     position, micro_batches = next(updates)
                 with clock.running():
@@ -87,6 +88,11 @@ class Trainer:
                     return None
         return scores or self.evaluate()
 
+    @property
+    def _gave_up(self):
+        best, patience = self.best["step"], self.hps.patience * self.hps.eval_every
+        return 0 < patience <= self.step - (best or 0)
+
     def _update(self, micro_batches, received):
         """One optimiser step; returns the gradient norm."""
         device = self.world.device
@@ -95,7 +101,8 @@ class Trainer:
         counted = [self.task.counts(batch) for _, batch in micro_batches]
         names = self.task.count_names
         *totals, self.stopped = self.world.sum([*(sum(c[name] for c in counted) for name in names), received.signal])
-        totals, self.stopped = dict(zip(names, totals)), int(self.stopped)
+        totals = dict(zip(names, totals))
+        self.stopped = received.signal or (self.stopped and signal.SIGTERM)      # that of this process, or another's
         self.step += 1
         self.tokens += int(totals["tokens"])
 
@@ -122,20 +129,20 @@ class Trainer:
             self.scaler.step(optimizer)
             optimizer.zero_grad(set_to_none=True)
         self.scaler.update()
-        self._recent.append((self.step, totals, sums))
+        self._recent.append((self.step, totals, sums, norm))
         return norm
 
     def _flush(self):
-        """Add the recent updates to the window; raise RunError at the first whose loss is not finite."""
+        """Add the recent updates to the window; raise RunError at the first whose loss or gradient is not finite."""
         if not self._recent:
             return
-        names = sorted(set().union(*(sums for *_, sums in self._recent)))
+        names = self.task.sum_names
         rows = [torch.stack([torch.as_tensor(sums.get(name, 0.0), dtype=torch.float64, device=self.world.device)
-                             for name in names]) for *_, sums in self._recent]
+                             for name in names]) for _, _, sums, _ in self._recent]
         summed = self.world.sum(torch.stack(rows).flatten().tolist())
-        for number, (step, totals, _) in enumerate(self._recent):
+        for number, (step, totals, _, norm) in enumerate(self._recent):
             row = dict(zip(names, summed[number * len(names):]))
-            if not all(map(math.isfinite, row.values())) and not self.scaler.is_enabled():
+            if not all(map(math.isfinite, (*row.values(), float(norm)))) and not self.scaler.is_enabled():
                 raise RunError(self._diverged(step))
             for name, value in {**row, **totals}.items():
                 self.window[name] = self.window.get(name, 0.0) + value
@@ -143,34 +150,36 @@ class Trainer:
 
     def _diverged(self, step):
         rate = self.hps.learning_rate * schedule(step, self.hps.warmup_steps, self.hps.max_steps)
-        good = "none was saved yet" if self._saved is None else self.run.checkpoints / f"step-{self._saved:07d}"
+        good = "none was saved" if None in (self._saved, self.run.path) else self.run.checkpoints / f"step-{self._saved:07d}"
         return (f"the loss is not finite at step {step}, learning rate {rate:.3g}; last good checkpoint: {good}; "
                 f"start again with a lower --set learning_rate")
 
     def _log_window(self, bar, norm, clock):
         window, self.window = self.window, {}
         steps, tokens = self.step - clock.step, self.tokens - clock.tokens
-        record = {"kind": "train", "step": self.step, "tokens": self.tokens, **self._scores(window),
+        scores = self._scores(window)
+        record = {"kind": "train", "step": self.step, "tokens": self.tokens, **scores,
                   "learning_rate": self.optimizers[-1].param_groups[0]["lr"], "gradient_norm": float(norm),
                   "tokens_per_second": tokens / clock.seconds, "data_wait_share": clock.waited / clock.seconds}
         if not self.world.is_main:
             return
         self.run.log(record)
-        words = f"{_words(record)}  lr {record['learning_rate']:.2e}  {record['tokens_per_second']:,.0f} tokens/s"
+        words = f"{_words(scores)}  lr {record['learning_rate']:.2e}  {record['tokens_per_second']:,.0f} tokens/s"
         bar.set_postfix_str(words)
         if self.quiet:
             left = (self.hps.max_steps - self.step) * clock.seconds / steps / 60
             print(f"step {self.step}/{self.hps.max_steps}  {words}  left {left:.1f} min", flush=True)
 
     def _log_evaluation(self, bar, scores):
-        if scores["loss"] < self.best["loss"]:
-            self.best = {"step": self.step, "loss": scores["loss"]}
+        score = self.task.goodness(scores)
+        if score > self.best["score"]:
+            self.best = {"step": self.step, "score": score}
         if not self.world.is_main:
             return
         record = {"kind": "eval", "step": self.step, "tokens": self.tokens, **scores}
         self.run.log(record)
         self.run.draw(self.task.baselines())
-        bar.write(f"step {self.step}: held out  {_words(record)}")
+        bar.write(f"step {self.step}: held out  {_words(scores)}")
 
     @staticmethod
     def _scores(totals):
@@ -182,26 +191,32 @@ class Trainer:
                 scores[f"{part}_{'accuracy' if what == 'correct' else 'loss'}"] = value / totals[part]
         return {"loss": sum(value for name, value in scores.items() if name.endswith("_loss")), **scores}
 
-    @torch.no_grad()
     def evaluate(self):
         """Held-out scores, summed exactly over all processes: {"loss", "mlm_loss", "mlm_accuracy", ...}."""
-        self.model.eval()
         if self._eval_batches is None:
             self._eval_batches = self.task.evaluation()
-        totals = dict.fromkeys((*self.task.count_names, *self.task.sum_names), 0.0)
-        for batch in self._eval_batches:
+        scores, outputs = self.predict(self._eval_batches)
+        return {**scores, **self.task.metrics(outputs)}
+
+    @torch.no_grad()
+    def predict(self, batches):
+        """Mean losses over this and the other processes' batches, and what ``task.predict`` puts out for each."""
+        self.model.eval()
+        totals, outputs = dict.fromkeys((*self.task.count_names, *self.task.sum_names), 0.0), []
+        for batch in batches:
             moved = {name: tensor.to(self.world.device) for name, tensor in batch.items()}
             with autocast(self.dtype, self.world.device):
-                sums = self.task.sums(self.model, moved)
+                sums, output = self.task.predict(self.model, moved)
+            outputs.append(output)
             for name, value in {**self.task.counts(batch), **sums}.items():
                 totals[name] += float(value)
-        return self._scores(dict(zip(totals, self.world.sum(totals.values()))))
+        return self._scores(dict(zip(totals, self.world.sum(totals.values())))), self.world.gather(outputs)
 
     def _save(self):
         self._flush()
-        if self.run.path is None or self._saved == self.step:
+        if self._saved == self.step:
             return
-        if self.world.is_main:
+        if self.run.writes:
             state = {"tokens": self.tokens, "position": self.position, "window": self.window, "best": self.best,
                      "seed": self.hps.seed, "scaler": self.scaler.state_dict()}
             checkpoints.save(self.run.checkpoints, self.step, self.model, self.tokenizer, self.optimizers, state)
@@ -210,10 +225,8 @@ class Trainer:
         self.world.barrier()
 
 
-def _words(record):
-    """The figures of a log record that a reader watches, in one line."""
-    return "  ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in record.items()
-                     if name.endswith(("loss", "_accuracy")))
+def _words(scores):
+    return "  ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in scores.items())
 
 
 class _Clock:

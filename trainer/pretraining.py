@@ -30,15 +30,21 @@ class Pretraining:
         specials, starts = special_ids(tokenizer), word_starts(tokenizer)
         shape = dict(seq_len=hps.seq_len, max_ngram=hps.max_ngram, whole_words=hps.whole_words,
                      short_seq_prob=hps.short_seq_prob, sentence_objective=hps.sentence_objective)
-        store, training, heldout = split(store, hps.heldout_fraction)
+        store, training, heldout = split(store, hps.heldout_fraction, 2 if hps.sentence_objective == "nsp" else 1)
         self.train = PretrainingExamples(store, training, specials, starts, seed=hps.seed,
                                          mask_prob=hps.mask_prob, **shape)
         self.heldout = PretrainingExamples(store, heldout, specials, starts, **HELDOUT, **shape)
         available = len(self.train.plan(0).label)
         if available < hps.batch_size:
+            less = f", or --set batch_size={available // 2}" if available > 1 else ""
             raise DataError(f"the corpus makes {available} training sequences of {hps.seq_len} tokens, fewer than one "
-                            f"batch: give more text, or --set batch_size={max(available // 2, 1)}")
+                            f"batch: give more text{less}")
         self.unigram_loss = self._unigram_loss()
+
+    def median_document(self):
+        """Tokens of the median document."""
+        store = self.train.store
+        return float(np.median(np.diff(store.sentence_offsets[store.document_offsets])))
 
     def position(self):
         """Where training starts in the data: a dictionary that JSON can hold."""
@@ -48,7 +54,7 @@ class Pretraining:
         """Endless ``(position afterwards, micro-batches)``; a micro-batch is (global number, tensors)."""
         loader = DataLoader(_Updates(self.train, self.hps, self.world), sampler=self._ranges(position), batch_size=None,
                             num_workers=self.hps.num_workers, pin_memory=self.world.device.type == "cuda",
-                            worker_init_fn=_leave_interrupts_to_the_trainer)
+                            worker_init_fn=_leave_signals_to_the_trainer)
         return iter(loader)
 
     def _ranges(self, position):
@@ -86,6 +92,18 @@ class Pretraining:
             sums["sentence_correct"] = (logits.argmax(-1) == sentence_labels).sum()
         return sums
 
+    def predict(self, model, batch):
+        """The sums of a held-out micro-batch, and what ``metrics`` reads of it: nothing."""
+        return self.sums(model, batch), None
+
+    def metrics(self, outputs):
+        """Held-out scores beside the means of the sums: none."""
+        return {}
+
+    def goodness(self, scores):
+        """What the best checkpoint has most of."""
+        return -scores["loss"]
+
     def baselines(self):
         return {"unigram": self.unigram_loss}
 
@@ -107,6 +125,9 @@ class Pretraining:
             counts -= np.bincount(store.tokens[bounds[document]:bounds[document + 1]], minlength=size)
         logs = np.log((counts + 1) / (counts.sum() + size))
         labels = torch.cat([batch["mlm_labels"] for batch in self.evaluation()])
+        if not len(labels):
+            raise DataError("the held-out documents are too short to mask a token: give more text, or a larger "
+                            "--set heldout_fraction")
         return float(-logs[labels].mean())
 
 
@@ -121,8 +142,9 @@ class _Updates(Dataset):
         return position, _micro_batches(self.examples, ranges, self.size, self.world)
 
 
-def _leave_interrupts_to_the_trainer(worker):
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _leave_signals_to_the_trainer(worker):
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _micro_batches(examples, ranges, size, world):
@@ -138,10 +160,10 @@ def _micro_batches(examples, ranges, size, world):
     return numbered
 
 
-def split(store, fraction):
+def split(store, fraction, least=1):
     """Training and held-out documents of a store: ``(store, training documents, held-out documents)``.
 
-    ``fraction`` of the documents is held out (at least one), chosen by a fixed draw. Of a store of one document
+    ``fraction`` of the documents is held out (at ``least`` so many), chosen by a fixed draw. Of a store of one document
     the last part is held out, in a view of the store where it is a document of its own.
     """
     if not 0 < fraction < 1:
@@ -153,5 +175,5 @@ def split(store, fraction):
                                document_offsets=np.array([0, cut, store.num_sentences]))
         return view, np.array([0]), np.array([1])
     order = np.argsort(draws.bits(draws.key("heldout"), np.arange(store.num_documents)))
-    number = min(max(round(fraction * store.num_documents), 1), store.num_documents - 1)
+    number = min(max(round(fraction * store.num_documents), least), store.num_documents - 1)
     return store, np.sort(order[number:]), np.sort(order[:number])

@@ -30,17 +30,12 @@ class Run:
         self._board = SummaryWriter(str(path), purge_step=step + 1 if step else None)
 
     @classmethod
-    def create(cls, parent, task, config, environment):
-        """Make the folder ``parent/task-<time>`` with config.json and environment.json."""
-        name = f"{task}-{datetime.now():%Y-%m-%d_%H-%M-%S}"
-        try:
-            Path(parent).mkdir(parents=True, exist_ok=True)
-            path = _unused(Path(parent) / name)
-            checkpoints.write_json(path / "config.json", config)
-            checkpoints.write_json(path / "environment.json", environment)
-        except OSError as error:
-            raise RunError(f"--runs-dir {parent}: {error.strerror}") from None
-        return cls(path)
+    def create(cls, parent, task, config, environment, world):
+        """Make the folder ``parent/task-<time>`` with config.json and environment.json, in the process that writes;
+        the others learn its path."""
+        made = [_new_folder(parent, task, config, environment)] if world.is_main else []
+        path, = world.gather(made)
+        return cls(path, writes=world.is_main)
 
     @property
     def checkpoints(self):
@@ -75,15 +70,16 @@ class Run:
                 self._board.add_scalar(f"{record['kind']}/{key}", value, record["step"])
 
     def draw(self, baselines):
-        """Redraw curves.png: loss and accuracies against tokens; ``baselines`` are {label: loss} levels."""
+        """Redraw curves.png: losses and metrics of the last evaluation against tokens; ``baselines`` are {label: loss} levels."""
         if not self.writes:
             return
         import matplotlib
         matplotlib.use("Agg")
         from matplotlib import pyplot
-        names = [name for name in self.records[-1] if name.endswith(("_loss", "_accuracy"))]
-        figure, axes = pyplot.subplots(1, len(names), figsize=(4.5 * len(names), 3.6), layout="constrained")
-        for axis, name in zip(axes, names):
+        names = [name for name in self.records[-1] if name not in ("kind", "step", "tokens", "loss")]
+        figure, axes = pyplot.subplots(1, len(names), figsize=(4.5 * len(names), 3.6), layout="constrained",
+                                       squeeze=False)
+        for axis, name in zip(axes[0], names):
             for kind, style in (("train", dict(alpha=0.5)), ("eval", dict(marker="o", markersize=3))):
                 points = [(r["tokens"], r[name]) for r in self.records if r["kind"] == kind and name in r]
                 if points:
@@ -107,12 +103,28 @@ class Run:
 
 def read_config(folder):
     """The config.json of a run's folder. Raises RunError where there is none."""
+    file = Path(folder) / "config.json"
     try:
-        return json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
+        config = json.loads(file.read_text(encoding="utf-8"))
     except OSError:
-        raise RunError(f"--resume {folder}: no run there (it has no config.json)") from None
+        raise RunError(f"{folder}: no run there (it has no config.json)") from None
     except ValueError as error:
-        raise RunError(f"{Path(folder) / 'config.json'}: {error}") from None
+        raise RunError(f"{file}: {error}") from None
+    if not isinstance(config, dict) or not {"task", "model", "seed"} <= config.keys():
+        raise RunError(f"{file}: not a run's settings; name the run's own folder, such as runs/pretrain-...")
+    return config
+
+
+def _new_folder(parent, task, config, environment):
+    name = f"{task}-{datetime.now():%Y-%m-%d_%H-%M-%S}"
+    try:
+        Path(parent).mkdir(parents=True, exist_ok=True)
+        path = _unused(Path(parent) / name)
+        checkpoints.write_json(path / "config.json", config)
+        checkpoints.write_json(path / "environment.json", environment)
+    except OSError as error:
+        raise RunError(f"--runs-dir {parent}: {error.strerror}") from None
+    return path
 
 
 def _unused(path):

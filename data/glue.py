@@ -1,0 +1,114 @@
+"""The GLUE tasks (Wang et al. 2019) from the files of the benchmark, or from the hub."""
+from dataclasses import dataclass
+from pathlib import Path
+
+from data.errors import DataError
+from data.files import first_line
+from data.tables import text_lines
+from data.tasks import Examples, TaskData, numbered
+
+REPOSITORY = "nyu-mll/glue"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """folder: the task's name in the benchmark. columns: of the text(s) and the label in its .tsv files; numbers
+    where they have no header. hub: columns of the text(s) there."""
+    folder: str
+    columns: tuple
+    hub: tuple
+    labels: tuple | None                                 # None: a number
+    metrics: tuple = ("accuracy",)
+    parts: tuple = ("dev",)
+
+
+_BINARY = ("0", "1")
+_ENTAILMENT = ("entailment", "not_entailment")
+_SENTENCES = ("sentence1", "sentence2")
+GLUE = {
+    "cola": Layout("CoLA", (3, 1), ("sentence",), _BINARY, ("matthews", "accuracy")),
+    "sst2": Layout("SST-2", ("sentence", "label"), ("sentence",), _BINARY),
+    "mrpc": Layout("MRPC", ("#1 String", "#2 String", "Quality"), _SENTENCES, _BINARY, ("f1", "accuracy")),
+    "stsb": Layout("STS-B", (*_SENTENCES, "score"), _SENTENCES, None, ("pearson", "spearman")),
+    "qqp": Layout("QQP", ("question1", "question2", "is_duplicate"), ("question1", "question2"), _BINARY,
+                  ("f1", "accuracy")),
+    "mnli": Layout("MNLI", (*_SENTENCES, "gold_label"), ("premise", "hypothesis"),
+                   ("entailment", "neutral", "contradiction"), parts=("dev_matched", "dev_mismatched")),
+    "qnli": Layout("QNLI", ("question", "sentence", "label"), ("question", "sentence"), _ENTAILMENT),
+    "rte": Layout("RTE", (*_SENTENCES, "label"), _SENTENCES, _ENTAILMENT),
+    "wnli": Layout("WNLI", (*_SENTENCES, "label"), _SENTENCES, _BINARY),
+}
+
+
+def read_glue(name, folder=None):
+    """The TaskData of a GLUE task from ``folder`` (its train.tsv and dev.tsv, or a folder with the task's in it).
+
+    Without a folder it comes from the hub. Rows without text or with too few columns, which QQP has, are left out
+    and counted in the notes. Raises DataError for missing files or columns and unknown labels.
+    """
+    layout, notes = GLUE[name], []
+    if folder is None:
+        parts = {part: _from_hub(name, layout, part) for part in ("train", *layout.parts)}
+    else:
+        folder = Path(folder)
+        folder = folder / layout.folder if (folder / layout.folder).is_dir() else folder
+        parts = {part: _from_file(folder / f"{part}.tsv", layout, notes) for part in ("train", *layout.parts)}
+    held = [parts[part] for part in layout.parts]
+    dev = held[0] if len(held) == 1 else Examples(
+        [index for part in held for index in part.ids],
+        {column: [text for part in held for text in part.inputs[column]] for column in held[0].inputs},
+        [label for part in held for label in part.labels],
+        [name.removeprefix("dev_") for name, part in zip(layout.parts, held) for _ in part.ids])
+    kind = "regression" if layout.labels is None else "classification"
+    return TaskData(kind, parts["train"], dev, layout.metrics, list(layout.labels or ()), notes=notes)
+
+
+def _from_file(path, layout, notes):
+    *texts, label = layout.columns
+    lines = enumerate(text_lines(path), start=1)
+    if isinstance(label, str):
+        header = next(lines, (1, ""))[1].split("\t")
+        for name in layout.columns:
+            if name not in header:
+                raise DataError(f"{path}: no column '{name}' of {layout.folder}, there are: {', '.join(header)}")
+        *texts, label = (header.index(name) for name in layout.columns)
+    needed = max(*texts, label) + 1
+    rows, numbers, faulty = [], [], 0
+    for number, line in lines:
+        cells = line.split("\t")
+        if len(cells) >= needed and all(cells[column].strip() for column in (*texts, label)):
+            rows.append(cells)
+            numbers.append(number)
+        else:
+            faulty += 1
+    if not rows:
+        raise DataError(f"{path}: no rows in the layout of {layout.folder}")
+    if faulty:
+        notes.append(f"{path}: {faulty} rows without text or with too few columns are left out")
+    values = [cells[label].strip() for cells in rows]
+    if layout.labels is None:
+        labels = [_score(value, f"{path}: line {number}") for value, number in zip(values, numbers)]
+    else:
+        labels = numbered(values, layout.labels, lambda row: f"{path}: line {numbers[row]}")
+    inputs = {name: [cells[column] for cells in rows] for name, column in zip(("text", "pair"), texts)}
+    return Examples([str(row) for row in range(len(rows))], inputs, labels)
+
+
+def _score(value, place):
+    try:
+        return float(value)
+    except ValueError:
+        raise DataError(f"{place}: score '{value}' is not a number") from None
+
+
+def _from_hub(name, layout, part):
+    from datasets import load_dataset
+
+    part = part.replace("dev", "validation")
+    try:
+        rows = load_dataset(REPOSITORY, name, split=part)
+    except Exception as error:  # the hub's faults have no common class
+        raise DataError(f"{REPOSITORY}: {name} cannot be loaded from the hub ({first_line(error)}); "
+                        f"for files on this machine: --data FOLDER") from error
+    inputs = {ours: list(rows[theirs]) for ours, theirs in zip(("text", "pair"), layout.hub)}
+    return Examples([str(index) for index in rows["idx"]], inputs, list(rows["label"]))

@@ -1,0 +1,117 @@
+"""A user's own table for classification, regression, pairs or tagging."""
+import json
+import math
+
+from data import conll
+from data.errors import DataError
+from data.tables import Table
+from data.tasks import Examples, TaskData, class_names, numbered, split
+
+METRICS = {"classification": ("accuracy", "f1", "matthews"), "multilabel": ("f1", "accuracy"),
+           "regression": ("pearson", "spearman"), "tagging": ("f1", "precision", "recall", "accuracy")}
+
+
+def read_own(task, path, dev=None, text="text", text_pair=None, label="label"):
+    """The TaskData of ``classify``, ``regress``, ``pair`` or ``tag`` from .csv, .tsv, .jsonl or .parquet.
+
+    ``tag`` also reads CoNLL columns (any other suffix). Without ``dev`` a tenth of ``path`` is held out. A label
+    that is a list, in a .csv a JSON list, makes the task multi-label. Raises DataError naming file and row.
+    """
+    if task == "tag" and not str(path).endswith((".csv", ".tsv", ".jsonl", ".parquet")):
+        return conll.read_tagging(path, dev)
+    if task == "pair" and not text_pair:
+        raise DataError("--task pair: name the column of the second text with --text-pair")
+    tables = [Table(name) for name in (path, dev) if name]
+    inputs = [_inputs(task, table, text, text_pair) for table in tables]
+    labels = [_labels(task, table, label) for table in tables]
+    if task == "tag":
+        for table, columns, tags in zip(tables, inputs, labels):
+            _check_lengths(table, columns["words"], tags)
+        return conll.tagging(list(zip((columns["words"] for columns in inputs), labels)), tables[0].path,
+                             [table.place for table in tables])
+    kind = "regression" if task == "regress" else "classification"
+    if kind == "classification" and isinstance(labels[0][0], list):
+        kind = "multilabel"
+    names = []
+    if kind == "regression":
+        labels = [[_number(table, row, value) for row, value in enumerate(values)]
+                  for table, values in zip(tables, labels)]
+    else:
+        names, labels = _classes(tables, labels, kind == "multilabel")
+    parts = [Examples([str(row) for row in range(len(values))], columns, values)
+             for columns, values in zip(inputs, labels)]
+    train, held = parts if dev else split(parts[0])
+    return TaskData(kind, train, held, METRICS[kind], names)
+
+
+def _inputs(task, table, text, text_pair):
+    if task == "tag":
+        values = table.column(text, "--text")
+        return {"words": [_list(table, row, value, text) for row, value in enumerate(values)]}
+    columns = {"text": table.column(text, "--text")}
+    if text_pair:
+        columns["pair"] = table.column(text_pair, "--text-pair")
+    for name, values in zip((text, text_pair), columns.values()):
+        for row, value in enumerate(values):
+            if not isinstance(value, str) or not value.strip():
+                raise DataError(f"{table.place(row)}: no text in column '{name}'")
+    return columns
+
+
+def _labels(task, table, name):
+    values = table.column(name, "--label")
+    if task == "tag":
+        return [_list(table, row, value, name) for row, value in enumerate(values)]
+    if task != "regress" and isinstance(values[0], str) and values[0].startswith("["):
+        values = [_json_list(table, row, value) for row, value in enumerate(values)]
+    several = isinstance(values[0], list)
+    for row, value in enumerate(values):
+        if value is None or value == "":
+            raise DataError(f"{table.place(row)}: no label in column '{name}'")
+        if isinstance(value, list) != several:
+            raise DataError(f"{table.place(row)}: a list of labels in some rows and one label in others")
+    return values
+
+
+def _list(table, row, value, name):
+    words = value.split() if isinstance(value, str) else value
+    if not isinstance(words, list) or not words:
+        raise DataError(f"{table.place(row)}: column '{name}' needs words, as a list or parted by blanks")
+    return [str(word) for word in words]
+
+
+def _json_list(table, row, value):
+    try:
+        labels = json.loads(value)
+    except ValueError:
+        labels = None
+    if not isinstance(labels, list):
+        raise DataError(f'{table.place(row)}: expected a JSON list of labels such as ["a", "b"], not {value}')
+    return labels
+
+
+def _check_lengths(table, words, tags):
+    for row, (some, others) in enumerate(zip(words, tags)):
+        if len(some) != len(others):
+            raise DataError(f"{table.place(row)}: {len(some)} words, but {len(others)} labels")
+
+
+def _number(table, row, value):
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise DataError(f"{table.place(row)}: label '{value}' is not a number; for classes take --task classify")
+    return number
+
+
+def _classes(tables, labels, several):
+    """Names of the classes of the first table, and the labels of each as numbers."""
+    lists = [[[str(item) for item in (value if several else [value])] for value in values] for values in labels]
+    names = class_names(item for value in lists[0] for item in value)
+    if len(names) < 2:
+        raise DataError(f"{tables[0].path}: one class only ('{''.join(names)}'); there must be two to tell apart")
+    result = [[numbered(value, names, lambda _, row=row, table=table: table.place(row))
+               for row, value in enumerate(values)] for table, values in zip(tables, lists)]
+    return names, (result if several else [[value[0] for value in values] for values in result])

@@ -1,0 +1,68 @@
+"""Multiple-choice reading in the layout of RACE (Lai et al. 2017): a JSON object a file, one article in each."""
+import json
+from pathlib import Path
+
+from data.errors import DataError
+from data.files import first_line
+from data.tasks import Examples, TaskData
+
+REPOSITORY = "ehovy/race"
+LETTERS = "ABCDEFGHIJ"
+LEVELS = ("middle", "high")
+
+
+def read_race(folder=None):
+    """The TaskData of a folder with train/ and dev/, files .txt or .json at any depth, or of the hub's RACE.
+
+    Where the held-out files lie in middle/ and high/ the two are also scored apart.
+    """
+    if folder is None:
+        train, dev = (_from_hub(part) for part in ("train", "validation"))
+    else:
+        train, dev = (_from_files(Path(folder) / part) for part in ("train", "dev"))
+    options = {len(choices) for part in (train, dev) for choices in part.inputs["options"]}
+    if len(options) != 1:
+        raise DataError(f"{folder or REPOSITORY}: questions with {' and '.join(map(str, sorted(options)))} options; "
+                        "all must have the same number")
+    return TaskData("choice", train, dev, ("accuracy",))
+
+
+def _from_files(folder):
+    files = sorted(path for path in folder.rglob("*") if path.suffix in (".txt", ".json"))
+    if not files:
+        raise DataError(f"{folder}: no .txt or .json file of RACE there")
+    rows = []
+    for path in files:
+        try:
+            article = json.loads(path.read_text(encoding="utf-8"))
+            level = path.parent.name if path.parent.name in LEVELS else None
+            for number, (question, options, answer) in enumerate(zip(
+                    article["questions"], article["options"], article["answers"], strict=True)):
+                label = LETTERS.index(answer)
+                if label >= len(options):
+                    raise ValueError(f"answer {answer} of {len(options)} options")
+                rows.append((f"{article['id']}-{number}", level, article["article"], question, options, label))
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{path}: not in the layout of RACE ({type(error).__name__}: {error})") from None
+    return _examples(rows)
+
+
+def _from_hub(part):
+    from datasets import load_dataset
+
+    rows = []
+    for level in LEVELS:
+        try:
+            loaded = load_dataset(REPOSITORY, level, split=part)
+        except Exception as error:  # the hub's faults have no common class
+            raise DataError(f"{REPOSITORY}: cannot be loaded from the hub ({first_line(error)}); "
+                            f"for files on this machine: --data FOLDER") from error
+        rows += [(f"{row['example_id']}-{number}", level, row["article"], row["question"], row["options"],
+                  LETTERS.index(row["answer"])) for number, row in enumerate(loaded)]
+    return _examples(rows)
+
+
+def _examples(rows):
+    ids, levels, articles, questions, options, labels = map(list, zip(*rows))
+    return Examples(ids, {"article": articles, "question": questions, "options": options}, labels,
+                    levels if all(levels) else None)

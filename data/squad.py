@@ -1,0 +1,77 @@
+"""Extractive question answering in the layout of SQuAD (Rajpurkar et al. 2016, 2018)."""
+import json
+from pathlib import Path
+
+from data.errors import DataError
+from data.files import first_line
+from data.tables import existing
+from data.tasks import Examples, TaskData, split
+
+METRICS = ("f1", "exact_match")
+VERSIONS = {"squad": ("v1.1", "rajpurkar/squad"), "squad2": ("v2.0", "rajpurkar/squad_v2")}
+
+
+def read_squad(name, data=None, dev=None):
+    """The TaskData of ``squad`` (1.1) or ``squad2``.
+
+    ``data`` is a folder with train-v1.1.json and dev-v1.1.json (or v2.0), or a training file beside which ``dev``
+    may name the held-out one; without it the hub is asked. Answers that are not where their context has them are
+    left out of training and counted in the notes.
+    """
+    version, repository = VERSIONS[name]
+    notes = []
+    if data is None:
+        train, held = (_from_hub(repository, part, notes) for part in ("train", "validation"))
+    elif Path(data).is_dir():
+        train, held = (_from_file(Path(data) / f"{part}-{version}.json", notes) for part in ("train", "dev"))
+    else:
+        train, held = _from_file(data, notes), _from_file(dev, notes) if dev else None
+    if held is None:
+        train, held = split(train)
+    return TaskData("questions", train, held, METRICS, notes=notes)
+
+
+def _from_file(path, notes):
+    path = existing(path)
+    try:
+        articles = json.loads(path.read_text(encoding="utf-8"))["data"]
+        rows = [(question["id"], paragraph["context"], question["question"],
+                 [] if question.get("is_impossible") else
+                 [(answer["answer_start"], answer["text"]) for answer in question["answers"]])
+                for article in articles for paragraph in article["paragraphs"] for question in paragraph["qas"]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path}: not in the layout of SQuAD ({type(error).__name__}: {error})") from None
+    return _examples(str(path), rows, notes)
+
+
+def _from_hub(repository, part, notes):
+    from datasets import load_dataset
+
+    try:
+        loaded = load_dataset(repository, split=part)
+    except Exception as error:  # the hub's faults have no common class
+        raise DataError(f"{repository}: cannot be loaded from the hub ({first_line(error)}); "
+                        f"for files on this machine: --data FOLDER") from error
+    rows = [(row["id"], row["context"], row["question"],
+             list(zip(row["answers"]["answer_start"], row["answers"]["text"]))) for row in loaded]
+    return _examples(f"{repository} {part}", rows, notes)
+
+
+def _examples(place, rows, notes):
+    """Examples of (id, context, question, answers); a question all of whose answers are misplaced is left out."""
+    kept, misplaced = [], 0
+    for row in rows:
+        _, context, question, answers = row
+        if not question.strip() or not context.strip():
+            raise DataError(f"{place}: question {row[0]}: no text in its question or its context")
+        found = [(start, text) for start, text in answers if text and context[start:start + len(text)] == text]
+        misplaced += len(answers) - len(found)
+        if found or not answers:
+            kept.append((*row[:3], found))
+    if misplaced:
+        notes.append(f"{place}: {misplaced} answers are not in their context where answer_start says; left out, "
+                     f"and with them {len(rows) - len(kept)} questions that have no other")
+    if not kept:
+        raise DataError(f"{place}: no question with a usable answer")
+    ids, contexts, questions, answers = map(list, zip(*kept))
+    return Examples(ids, {"question": questions, "context": contexts}, answers)

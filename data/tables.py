@@ -1,0 +1,105 @@
+"""Rows of table files (.csv, .tsv, .jsonl, .parquet), faults named by file and line."""
+import csv
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from data.errors import DataError
+from data.files import LocalFile, first_line
+from data.sources import nearest
+
+SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
+
+
+class Table:
+    """The rows of a file as dictionaries, with the place of each.
+
+    columns: their names. rows: [(place, {column: value})], where a place is like "line 3".
+    Raises DataError for a file that is missing, of no known format, damaged, ragged or empty.
+    """
+
+    def __init__(self, path):
+        self.path = existing(path)
+        suffix = self.path.suffix
+        if suffix not in SUFFIXES:
+            raise DataError(f"{path}: unknown suffix '{suffix}'; known are {' '.join(SUFFIXES)}")
+        read = {".csv": _delimited, ".tsv": _tabbed, ".jsonl": _json_lines, ".parquet": _parquet}[suffix]
+        self.rows = list(read(self.path))
+        if not self.rows:
+            raise DataError(f"{path}: no rows in it")
+        self.columns = list(dict.fromkeys(name for _, row in self.rows for name in row))
+
+    def column(self, name, flag):
+        """The values of a column; ``flag`` is the option that chooses another one."""
+        if name not in self.columns:
+            raise DataError(f"{self.path}: no column '{name}', there are: {', '.join(self.columns)}; "
+                            f"name one with {flag}")
+        return [row.get(name) for _, row in self.rows]
+
+    def place(self, index):
+        """Where row ``index`` stands, for a message."""
+        return f"{self.path}: {self.rows[index][0]}"
+
+
+def existing(path) -> Path:
+    """``path`` where it is a file; DataError, with the nearest name, where it is not."""
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise DataError(f"{path}: no such file{nearest(path)}")
+    return path
+
+
+def text_lines(path) -> Iterator[str]:
+    """The lines of a UTF-8 text file without their ends. DataError names the line of a wrong byte."""
+    return (line.rstrip("\r\n") for line in LocalFile(existing(path), "", "file").lines())
+
+
+def _delimited(path):
+    csv.field_size_limit(1 << 27)
+    reader = csv.reader(LocalFile(path, "", "file").lines(), strict=True)
+    try:
+        header = next(reader, [])
+        for cells in reader:
+            if cells:
+                yield f"line {reader.line_num}", _row(path, reader.line_num, header, cells)
+    except csv.Error as error:
+        raise DataError(f"{path}: line {reader.line_num}: not CSV: {error}") from None
+
+
+def _tabbed(path):
+    lines = enumerate(text_lines(path), start=1)
+    _, header = next(lines, (1, ""))
+    header = header.split("\t")
+    for number, line in lines:
+        if line:
+            yield f"line {number}", _row(path, number, header, line.split("\t"))
+
+
+def _row(path, number, header, cells):
+    if len(cells) != len(header):
+        raise DataError(f"{path}: line {number}: {len(cells)} columns, the header has {len(header)}")
+    return dict(zip(header, cells))
+
+
+def _json_lines(path):
+    for number, line in enumerate(text_lines(path), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise DataError(f"{path}: line {number}: not JSON: {error}") from None
+        if not isinstance(row, dict):
+            raise DataError(f"{path}: line {number}: expected an object such as {{\"text\": ..., \"label\": ...}}")
+        yield f"line {number}", row
+
+
+def _parquet(path):
+    import pyarrow.parquet
+
+    try:
+        rows = pyarrow.parquet.read_table(path).to_pylist()
+    except Exception as error:  # pyarrow's faults have no common class
+        raise DataError(f"{path}: not a readable Parquet file: {first_line(error)}") from error
+    for number, row in enumerate(rows, start=1):
+        yield f"row {number}", row

@@ -1,0 +1,37 @@
+"""Which reader a task's data goes through."""
+from pathlib import Path
+
+from data.conll import read_ner, read_tagging
+from data.errors import DataError
+from data.glue import GLUE, read_glue
+from data.own import read_own
+from data.race import read_race
+from data.squad import VERSIONS, read_squad
+
+OWN = ("classify", "regress", "pair", "tag")
+TASKS = (*GLUE, *VERSIONS, "race", "ner", *OWN)
+
+
+def read_task(task, data=None, dev=None, text="text", text_pair=None, label="label", small=False):
+    """The TaskData of ``task`` from ``data``, a file or folder, or from the hub where the task is there.
+
+    Raises DataError for an unknown task, and for data that is missing or faulty.
+    """
+    if task not in TASKS:
+        raise DataError(f"--task {task}: unknown; choose from {', '.join(TASKS)}")
+    folder = data is not None and Path(data).expanduser().is_dir()
+    if task in OWN:
+        if data is None:
+            raise DataError(f"--task {task}: name your file with --data, such as --data train.csv")
+        read = read_own(task, data, dev, text, text_pair, label)
+    elif data is None and task == "ner":
+        raise DataError("--task ner: name a folder with train.txt and dev.txt in CoNLL columns with --data")
+    elif task == "ner":
+        read = read_ner(data) if folder else read_tagging(data, dev)
+    elif task in VERSIONS:
+        read = read_squad(task, data, dev)
+    elif data is not None and not folder:
+        raise DataError(f"--data {data}: no such folder; --task {task} reads a folder in the layout of its release")
+    else:
+        read = read_race(data) if task == "race" else read_glue(task, data)
+    return read.small() if small else read

@@ -1,0 +1,95 @@
+"""What a fine-tuning task is learnt from and scored on, whatever files it comes from."""
+import hashlib
+import json
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from data import draws
+from data.errors import DataError
+
+HELDOUT_SHARE = 0.1
+SMALL_SHARE, SMALL_LEAST = 0.01, 100
+
+
+@dataclass
+class Examples:
+    """Columns of equal length.
+
+    inputs, by kind of task: "text" and perhaps "pair" (classification, regression, multilabel); "words"
+    (tagging); "question" and "context" (questions); "article", "question" and "options" (choice).
+    labels: a class, a number, a list of classes; a list of tags; the answers [(first character, text)], none
+    where there is no answer; an option. Classes, tags and options are numbers from 0. None where there are none.
+    groups: the part of the held-out examples, such as "matched", that each belongs to, if they are parted.
+    """
+    ids: list[str]
+    inputs: dict[str, list]
+    labels: list | None
+    groups: list[str] | None = None
+
+    def __len__(self):
+        return len(self.ids)
+
+    def select(self, indices):
+        def pick(column):
+            return None if column is None else [column[index] for index in indices]
+        return Examples(pick(self.ids), {name: pick(column) for name, column in self.inputs.items()},
+                        pick(self.labels), pick(self.groups))
+
+
+@dataclass
+class TaskData:
+    """Training and held-out examples; ``metrics[0]`` chooses the best checkpoint.
+
+    kind: classification, regression, multilabel, tagging, questions or choice. labels: the names of the classes
+    or tags. notes: what a user should know of the reading, such as rows left out.
+    """
+    kind: str
+    train: Examples
+    dev: Examples
+    metrics: tuple[str, ...]
+    labels: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def fingerprint(self):
+        """A digest of all examples."""
+        parts = [[part.ids, part.inputs, part.labels] for part in (self.train, self.dev)]
+        return hashlib.blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()
+
+    def small(self):
+        """The task with 1 % of the training examples, at least 100, chosen by a fixed draw."""
+        number = max(SMALL_LEAST, round(SMALL_SHARE * len(self.train)))
+        self.train = self.train.select(np.sort(_drawn(len(self.train), "small")[:number]))
+        return self
+
+
+def split(examples):
+    """(training, held-out) examples; a tenth is held out, by a draw that is the same for every seed."""
+    if len(examples) < 2:
+        raise DataError(f"{len(examples)} example: too few to hold one out; name a file for it with --dev")
+    order = _drawn(len(examples), "heldout")
+    number = max(1, round(HELDOUT_SHARE * len(examples)))
+    return examples.select(np.sort(order[number:])), examples.select(np.sort(order[:number]))
+
+
+def _drawn(number, purpose):
+    return np.argsort(draws.bits(draws.key(purpose), np.arange(number)))
+
+
+def class_names(values):
+    """The different labels in order: by number where all are numbers, else by name."""
+    names = set(values)
+    try:
+        return sorted(names, key=float)
+    except ValueError:
+        return sorted(names)
+
+
+def numbered(values, names, places):
+    """Labels as their places in ``names``; DataError for one that is not there. ``places``: index to words."""
+    index = {name: number for number, name in enumerate(names)}
+    for number, value in enumerate(values):
+        if value not in index:
+            shown = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
+            raise DataError(f"{places(number)}: label '{value}' does not occur in the training data ({shown})")
+    return [index[value] for value in values]

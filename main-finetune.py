@@ -1,0 +1,199 @@
+"""Fine-tune a checkpoint on a task: python main-finetune.py --task sst2 --init-from CHECKPOINT --data FOLDER"""
+import argparse
+import copy
+import itertools
+import os
+from pathlib import Path
+from types import SimpleNamespace
+
+from albert import (AlbertForMultipleChoice, AlbertForQuestionAnswering, AlbertForSequenceClassification,
+                    AlbertForTokenClassification)
+from albert.pretrained import checkpoint_folder, read_config as read_model_config
+from data.features import features
+from data.task_files import TASKS, read_task
+from data.tokenizer import load_tokenizer, save_tokenizer
+from hps import HPS, SettingError, override
+from trainer import checkpoints, distributed, machine
+from trainer.classification import Classification, MultiLabel, Regression
+from trainer.command import DEFAULT_CACHE, add_process_flags, how_to_resume, leave_with, refuse_changes, this_script
+from trainer.errors import RunError
+from trainer.initial import adapted_model, check_vocabulary, freeze
+from trainer.loop import Trainer
+from trainer.questions import SpanAnswering
+from trainer.results import finish, table
+from trainer.run import Run, read_config
+from trainer.tagging import Tagging
+
+# Flags that decide what is trained; they are kept in the run's config.json. The others say how this process runs.
+TRAINING_FLAGS = dict(task=None, init_from=None, model=None, data=None, dev=None, text="text", text_pair=None,
+                      label="label", small=False, freeze=None)
+KINDS = {
+    "classification": (AlbertForSequenceClassification, Classification, "single_label_classification"),
+    "multilabel": (AlbertForSequenceClassification, MultiLabel, "multi_label_classification"),
+    "regression": (AlbertForSequenceClassification, Regression, "regression"),
+    "tagging": (AlbertForTokenClassification, Tagging, None),
+    "questions": (AlbertForQuestionAnswering, SpanAnswering, None),
+    "choice": (AlbertForMultipleChoice, Classification, None),
+}
+DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout_prob")
+
+
+def parse_arguments():
+    parser = argparse.ArgumentParser(description=__doc__, argument_default=argparse.SUPPRESS)
+    parser.add_argument("--task", help=", ".join(TASKS))
+    parser.add_argument("--init-from", metavar="CHECKPOINT",
+                        help="run folder, or folder or hub name in the Hugging Face layout")
+    parser.add_argument("--model", help="whose hyperparameters of hps.py count (default: base or bert-base, as the "
+                                        "checkpoint is); the architecture is the checkpoint's")
+    parser.add_argument("--data", help="folder in the task's own layout, or your .csv, .tsv, .jsonl or .parquet file "
+                                       "(default: from the hub)")
+    parser.add_argument("--dev", help="file to score on (default: a tenth of --data)")
+    parser.add_argument("--text", help="column of the text (default: text)")
+    parser.add_argument("--text-pair", help="column of the second text")
+    parser.add_argument("--label", help="column of the label (default: label)")
+    parser.add_argument("--small", action="store_true", help="train on 1 %% of the examples (at least 100)")
+    parser.add_argument("--freeze", metavar="WHAT", help="embeddings, or the number of first layers to leave as they are")
+    parser.add_argument("--seeds", type=int, default=1, metavar="N", help="train N times, from seed on, and average")
+    parser.add_argument("--sweep", action="append", default=[], metavar="KEY=V1,V2,...", help="train with each value")
+    add_process_flags(parser)
+    args = parser.parse_args()
+    if args.seeds < 1:
+        parser.error(f"--seeds {args.seeds}: write a number from 1 on")
+    if args.resume and (args.no_save or args.sweep or args.seeds != 1):
+        parser.error("--resume goes on with one run in its folder: leave --no-save, --sweep and --seeds out")
+    return args
+
+
+def settings(args):
+    """Flags and hyperparameters of the training, of the run to resume or of a new one, and the keys that were set."""
+    given = {name: value for name, value in vars(args).items() if name in TRAINING_FLAGS}
+    given |= {name: os.path.abspath(os.path.expanduser(given[name])) for name in ("data", "dev") if given.get(name)}
+    if args.resume:
+        return resumed_settings(Path(args.resume), given, args.set)
+    flags = SimpleNamespace(**TRAINING_FLAGS | given)
+    if flags.task not in TASKS:
+        raise RunError(f"--task {flags.task or '...'}: choose from {', '.join(TASKS)}")
+    if not flags.init_from:
+        raise RunError("--init-from: name the checkpoint to fine-tune, a run folder or one in the Hugging Face layout")
+    if flags.model is None:
+        kind = read_model_config(checkpoint_folder(flags.init_from)).model_type
+        flags.model = "base" if kind == "albert" else "bert-base"
+    hps = SimpleNamespace(**vars(HPS[f"finetune-{flags.task}", flags.model]))
+    return flags, hps, override(hps, args.set)
+
+
+def resumed_settings(folder, given, assignments):
+    config = read_config(folder)
+    if config.get("task") not in TASKS:
+        raise RunError(f"--resume {folder}: not a run of {Path(__file__).name}")
+    flags = SimpleNamespace(**{name: config[name] for name in TRAINING_FLAGS})
+    defaults = vars(HPS[f"finetune-{flags.task}", flags.model])
+    hps = SimpleNamespace(**{key: config.get(key, value) for key, value in defaults.items()})
+    asked = SimpleNamespace(**vars(hps))
+    keys = override(asked, assignments)
+    refuse_changes(folder, config, given | {key: getattr(asked, key) for key in keys})
+    return flags, hps, keys
+
+
+def variants(args, hps, keys):
+    """(words, hyperparameters, keys that were set) of every run that --sweep and --seeds ask for."""
+    axes = []
+    for sweep in args.sweep:
+        key, _, values = sweep.partition("=")
+        axes.append([f"{key}={value}" for value in values.split(",")])
+    for assignments in itertools.product(*axes):
+        swept = copy.copy(hps)
+        swept_keys = [*keys, *override(swept, assignments)]
+        for seed in range(swept.seed, swept.seed + args.seeds):
+            yield " ".join(assignments) or "as set", SimpleNamespace(**{**vars(swept), "seed": seed}), swept_keys
+
+
+def plan_steps(hps, examples):
+    """Fill in the numbers of updates that depend on how many examples there are."""
+    epoch = -(-examples // hps.batch_size)
+    hps.max_steps = min(hps.max_steps or hps.max_epochs * epoch, hps.max_epochs * epoch)
+    if hps.warmup_steps is None:
+        hps.warmup_steps = int(hps.warmup_share * hps.max_steps)
+    hps.eval_every = hps.eval_every or max(epoch // 4, 1)
+    hps.save_every = hps.save_every or epoch
+
+
+def finetune(args, flags, hps, keys, data, world):
+    """One run. Returns its trainer, its folder and the held-out scores of its best step, None if it was stopped."""
+    model_class, task_class, problem = KINDS[data.kind]
+    folder = Path(args.resume) if args.resume else checkpoint_folder(flags.init_from)
+    tokenizer = load_tokenizer(folder)
+    if args.resume:
+        path, state = checkpoints.newest(folder / "checkpoints")
+        model, changes = model_class.from_pretrained(path), []
+    else:
+        config = read_model_config(folder)
+        check_vocabulary(folder, config, tokenizer)
+        if "seq_len" not in keys:
+            hps.seq_len = min(hps.seq_len, config.max_position_embeddings)
+        changed = [*keys, *(key for key in DROPOUTS if getattr(hps, key) != getattr(config, key))]
+        labels = {"problem_type": problem} if problem else {}
+        if data.labels:
+            labels["id2label"] = dict(enumerate(data.labels))
+        elif data.kind == "regression":
+            labels["num_labels"] = 1
+        model, changes = adapted_model(flags.init_from, tokenizer, hps, changed, model_class, **labels)
+    if flags.freeze:
+        freeze(model, flags.freeze)
+    with world.main_first():
+        (train, train_notes), (dev, dev_notes) = (
+            features(data.kind, part, tokenizer, hps.seq_len, len(data.labels), hps.doc_stride, args.cache_dir or DEFAULT_CACHE)
+            for part in (data.train, data.dev))
+    if not args.resume:
+        plan_steps(hps, len(train))
+    task = task_class(data, train, dev, hps, world)
+    trainer = Trainer(task, model, tokenizer, hps, world, args.tqdm_off or not world.is_main)
+    if args.resume:
+        if read_config(folder)["fingerprint"] != data.fingerprint():
+            raise RunError(f"--resume {folder}: the data has changed since the run began; start a new run")
+        trainer.restore(path, state)
+        run = Run(folder, state["step"], writes=world.is_main)
+    elif args.no_save:
+        run = Run(None)
+    else:
+        config = {**vars(hps), **vars(flags), "kind": data.kind, "fingerprint": data.fingerprint()}
+        run = Run.create(args.runs_dir, f"finetune-{flags.task}", config, machine.environment(world.device), world)
+        if world.is_main:
+            save_tokenizer(tokenizer, run.path)
+    if world.is_main:
+        print(*data.notes, *(f"training: {note}" for note in train_notes), *(f"held out: {note}" for note in dev_notes),
+              *(f"{flags.init_from}: {line}" for line in changes),
+              f"{flags.task}: {len(data.train):,} training examples, {len(data.dev):,} held out; {hps.max_steps:,} "
+              f"updates of {hps.batch_size}, {hps.attention} attention, on {world.device} in {trainer.precision}; "
+              f"{'nothing is saved' if run.path is None else f'run folder {run.path}'}", sep="\n", flush=True)
+    trainer.fit(run)
+    run.close()
+    return trainer, run, None if trainer.stopped else finish(trainer, run, flags.task)
+
+
+def main():
+    args = parse_arguments()
+    flags, hps, keys = settings(args)
+    machine.keep_freed_memory()
+    world = distributed.join(args.cpu)
+    data = read_task(flags.task, flags.data, flags.dev, flags.text, flags.text_pair, flags.label, flags.small)
+    results = []
+    for words, chosen, chosen_keys in variants(args, hps, keys):
+        trainer, run, scores = finetune(args, flags, chosen, chosen_keys, data, world)
+        if trainer.stopped:
+            if world.is_main and run.path is not None:
+                print(how_to_resume(trainer, run))
+            return 128 + trainer.stopped
+        results.append((words, scores))
+        if world.is_main:
+            print(f"\nbest of step {trainer.best['step']}: {trainer.task.summary(scores)}")
+            if run.path is not None:
+                print(f"run folder:   {run.path}\npredictions:  {run.path / 'predictions.csv'}\n"
+                      f"go on with:   {this_script()} --task {flags.task} --init-from {run.path} ...")
+    if len(results) > 1 and world.is_main:
+        print(f"\n{table(results, data.metrics)}")
+    return 0
+
+
+if __name__ == "__main__":
+    leave_with(main, SettingError)

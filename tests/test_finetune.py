@@ -1,0 +1,356 @@
+"""main-finetune.py from a checkpoint and a task's files to scores, for every kind of task."""
+import csv
+import json
+import random
+import runpy
+import shutil
+import signal
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+from conftest import ROOT, script
+from safetensors.torch import load_file
+
+from albert import AlbertConfig, AlbertForPretraining, AlbertForSequenceClassification
+from data.tokenizer import save_tokenizer, train_tokenizer
+from hps import HPS
+from trainer import checkpoints
+
+SMALL = ["batch_size=8", "micro_batch_size=4", "max_steps=6", "warmup_steps=1", "save_every=2", "eval_every=3",
+         "log_every=1", "seq_len=48", "learning_rate=1e-3", "precision=fp32"]
+GOOD, BAD = "sun gold joy rose".split(), "rain rust grief thorn".split()
+FILLER = "the a of and it was then here there".split()
+
+
+def sentence(rng, words, length=8):
+    return " ".join(rng.choice(words if rng.random() < 0.5 else FILLER) for _ in range(length))
+
+
+def reviews(rng, number):
+    return [(sentence(rng, words) + f" {words[0]}", label)
+            for words, label in rng.choices([(GOOD, "good"), (BAD, "bad")], k=number)]
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory):
+    """A new model of 4 layers with weights of their own, and a tokenizer of the words of these tests."""
+    folder = tmp_path_factory.mktemp("checkpoint")
+    rng = random.Random(0)
+    text = [sentence(rng, GOOD + BAD + ["who", "lives", "in", "Anna", "Paris", "Rome", "Bob", "where"], 12)
+            for _ in range(300)]
+    tokenizer = train_tokenizer(text, "unigram", 150, 0, progress=False)
+    torch.manual_seed(0)
+    AlbertForPretraining(AlbertConfig(
+        vocab_size=tokenizer.get_vocab_size(), embedding_size=16, hidden_size=32, num_hidden_layers=4,
+        num_attention_heads=2, intermediate_size=64, max_position_embeddings=64, share="none",
+    )).save_pretrained(folder)
+    save_tokenizer(tokenizer, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tables(tmp_path_factory):
+    """train.csv and dev.csv with the columns review, verdict, stars and second."""
+    folder = tmp_path_factory.mktemp("tables")
+    rng = random.Random(1)
+    for name, number in (("train", 60), ("dev", 21)):
+        with open(folder / f"{name}.csv", "w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(("review", "verdict", "stars", "second"))
+            for text, label in reviews(rng, number):
+                writer.writerow((text, label, {"good": 4.5, "bad": 1}[label], sentence(rng, GOOD)))
+    return folder
+
+
+def squad_file(path, rng, number, unanswerable):
+    paragraphs = []
+    for index in range(number):
+        person, place = rng.choice(["Anna", "Bob"]), rng.choice(["Paris", "Rome"])
+        before = sentence(rng, GOOD, 60)
+        context = f"{before} {person} lives in {place} {sentence(rng, BAD, 10)}"
+        gone = unanswerable and index % 3 == 0
+        answer = {"text": place, "answer_start": context.index(place)}
+        paragraphs.append({"context": context, "qas": [{
+            "id": f"q{index}", "question": f"where lives {person}", "answers": [] if gone else [answer, answer],
+            **({"is_impossible": gone} if unanswerable else {})}]})
+    path.write_text(json.dumps({"version": "x", "data": [{"title": "t", "paragraphs": paragraphs}]}))
+
+
+@pytest.fixture(scope="session")
+def benchmarks(tmp_path_factory):
+    """Files in the layouts of GLUE, SQuAD, RACE and CoNLL."""
+    folder = tmp_path_factory.mktemp("benchmarks")
+    rng = random.Random(2)
+    for part in ("train", "dev"):
+        number = 40 if part == "train" else 13
+        for task, header, row in (
+                ("SST-2", "sentence\tlabel", lambda t, y: f"{t}\t{y}"),
+                ("STS-B", "index\tsentence1\tsentence2\tscore", lambda t, y: f"0\t{t}\t{t}\t{y * 2.5}"),
+                ("RTE", "index\tsentence1\tsentence2\tlabel",
+                 lambda t, y: f"0\t{t}\t{t}\t{['entailment', 'not_entailment'][y]}"),
+                ("MRPC", "Quality\t#1 ID\t#2 ID\t#1 String\t#2 String", lambda t, y: f"{y}\t1\t2\t{t}\t{t}"),
+                ("CoLA", None, lambda t, y: f"gj04\t{y}\t\t{t}")):
+            (folder / task).mkdir(exist_ok=True)
+            rows = [row(text, int(label == "good")) for text, label in reviews(rng, number)]
+            (folder / task / f"{part}.tsv").write_text("\n".join(([header] if header else []) + rows) + "\n")
+        for version, unanswerable in (("v1.1", False), ("v2.0", True)):
+            squad_file(folder / f"{part}-{version}.json", rng, number, unanswerable)
+        lines = []
+        for _ in range(number):
+            lines += [f"{word} x {'B-LOC' if word in GOOD else 'O'}" for word in sentence(rng, GOOD).split()] + [""]
+        (folder / f"{part}.txt").write_text("\n".join(lines))
+        for level in ("middle", "high"):
+            (folder / "race" / part / level).mkdir(parents=True)
+            for index in range(6):
+                article = {"id": f"{level}{index}", "article": sentence(rng, GOOD, 20),
+                           "questions": ["who lives", "where"], "options": [["sun", "rain", "rust", "joy"]] * 2,
+                           "answers": [rng.choice("ABCD"), "B"]}
+                (folder / "race" / part / level / f"{index}.txt").write_text(json.dumps(article))
+    mnli = folder / "MNLI"
+    mnli.mkdir()
+    for part in ("train", "dev_matched", "dev_mismatched"):
+        rows = [f"{text}\t{text}\t{'entailment' if label == 'good' else 'neutral'}" for text, label in reviews(rng, 20)]
+        (mnli / f"{part}.tsv").write_text("\n".join(["sentence1\tsentence2\tgold_label", *rows]) + "\n")
+    return folder
+
+
+def arguments(checkpoint, runs, task, *flags, settings=()):
+    sets = [part for setting in (*SMALL, *settings) for part in ("--set", setting)]
+    return ["--task", task, "--init-from", str(checkpoint), "--runs-dir", str(runs),
+            "--cache-dir", str(runs / "cache"), "--cpu", "--tqdm-off", *map(str, flags), *sets]
+
+
+@pytest.fixture
+def finetune(monkeypatch, capsys):
+    """Run main-finetune.py in this process: called with its arguments, returns code, out and err."""
+    def run(args):
+        monkeypatch.setattr(sys, "argv", ["main-finetune.py", *args])
+        monkeypatch.syspath_prepend(str(ROOT))
+        with pytest.raises(SystemExit) as leaving:
+            runpy.run_path(str(ROOT / "main-finetune.py"), run_name="__main__")
+        captured = capsys.readouterr()
+        return SimpleNamespace(code=leaving.value.code, out=captured.out, err=captured.err)
+    return run
+
+
+def run_folders(runs):
+    return sorted(path for path in runs.iterdir() if path.name.startswith("finetune-"))
+
+
+def read_run(runs):
+    run, = run_folders(runs)
+    metrics = json.loads((run / "metrics.json").read_text())
+    with open(run / "predictions.csv", newline="") as file:
+        return run, metrics, list(csv.DictReader(file))
+
+
+def own(tables, *flags):
+    return ["--data", tables / "train.csv", "--dev", tables / "dev.csv", "--text", "review", *flags]
+
+
+@pytest.mark.parametrize("task, metrics, examples", [
+    ("sst2", {"accuracy"}, 13), ("cola", {"matthews", "accuracy"}, 13), ("rte", {"accuracy"}, 13),
+    ("mrpc", {"f1", "accuracy"}, 13), ("stsb", {"pearson", "spearman"}, 13),
+    ("mnli", {"accuracy", "matched_accuracy", "mismatched_accuracy"}, 40),
+    ("squad", {"f1", "exact_match"}, 13), ("squad2", {"f1", "exact_match", "threshold"}, 13),
+    ("race", {"accuracy", "middle_accuracy", "high_accuracy"}, 24), ("ner", {"f1", "precision", "recall"}, 13),
+])
+def test_every_benchmark(checkpoint, benchmarks, tmp_path, finetune, task, metrics, examples):
+    data = benchmarks / "race" if task == "race" else benchmarks
+    result = finetune(arguments(checkpoint, tmp_path, task, "--data", data, settings=["doc_stride=16"]))
+    assert result.code == 0, result.err
+    run, saved, predictions = read_run(tmp_path)
+    assert metrics <= set(saved["dev"]) and saved["task"] == task and "main-finetune.py" in saved["command"]
+    assert len(predictions) == examples and list(predictions[0]) == ["id", "prediction", "probability"]
+    assert (run / "curves.png").stat().st_size > 0
+    step, = checkpoints.listed(run / "checkpoints")
+    assert int(step.name[5:]) == saved["best_step"]
+    config = json.loads((run / "config.json").read_text())
+    assert (config["task"], config["max_steps"]) == (task, 6)
+
+
+@pytest.mark.parametrize("task, flags, score", [
+    ("classify", ["--label", "verdict"], "accuracy"), ("regress", ["--label", "stars"], "pearson"),
+    ("pair", ["--label", "verdict", "--text-pair", "second"], "accuracy"),
+])
+def test_own_files_are_learnt(checkpoint, tables, tmp_path, finetune, task, flags, score):
+    result = finetune(arguments(checkpoint, tmp_path, task, *own(tables, *flags),
+                                settings=["max_steps=60", "eval_every=20", "max_epochs=20", "learning_rate=3e-3"]))
+    assert result.code == 0, result.err
+    _, saved, predictions = read_run(tmp_path)
+    assert saved["dev"][score] > 0.9 and len(predictions) == 21
+    if score == "accuracy":
+        assert {row["prediction"] for row in predictions} == {"good", "bad"}
+        assert all(0.5 <= float(row["probability"]) <= 1 for row in predictions)
+
+
+def test_the_checkpoint_gives_the_predictions(checkpoint, tables, tmp_path, finetune):
+    assert finetune(arguments(checkpoint, tmp_path, "classify", *own(tables, "--label", "verdict"))).code == 0
+    run, _, predictions = read_run(tmp_path)
+    model = AlbertForSequenceClassification.from_pretrained(run)
+    assert model.config.id2label == {0: "bad", 1: "good"}
+    from data.tokenizer import load_tokenizer
+    text = list(csv.DictReader(open(tables / "dev.csv")))[3]["review"]
+    encoding = load_tokenizer(run).encode(text)
+    with torch.no_grad():
+        probability = model(torch.tensor([encoding.ids]), torch.tensor([encoding.type_ids])).softmax(-1)[0]
+    assert model.config.id2label[int(probability.argmax())] == predictions[3]["prediction"]
+    assert float(probability.max()) == pytest.approx(float(predictions[3]["probability"]), abs=2e-6)
+
+
+def losses(run):
+    records = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in r.items() if k not in ("tokens_per_second", "data_wait_share")} for r in records]
+
+
+def test_killed_and_resumed_equals_uninterrupted(checkpoint, tables, tmp_path, finetune):
+    flags = own(tables, "--label", "verdict")
+    settings = ["hidden_dropout_prob=0.1", "max_steps=12", "eval_every=20"]
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    assert finetune(arguments(checkpoint, whole, "classify", *flags, settings=settings)).code == 0
+    process = script("main-finetune.py", arguments(checkpoint, cut, "classify", *flags, settings=settings))
+    for line in process.stdout:
+        if line.startswith("step 5/"):
+            process.send_signal(signal.SIGKILL)
+            break
+    process.wait()
+    process.stdout.close(), process.stderr.close()
+    run, = run_folders(cut)
+    assert not (run / "metrics.json").exists()
+    result = finetune(["--resume", str(run), "--cache-dir", str(cut / "cache"), "--cpu", "--tqdm-off"])
+    assert result.code == 0, result.err
+    other, saved, predictions = read_run(whole)
+    assert losses(run) == losses(other) and read_run(cut)[2] == predictions and read_run(cut)[1]["dev"] == saved["dev"]
+    ours, theirs = (load_file(folder / "checkpoints" / "step-0000012" / "model.safetensors") for folder in (run, other))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    refused(finetune(["--resume", str(run), "--set", "batch_size=16", "--cpu"]), "batch_size=8", "16")
+
+
+def test_seeds_and_sweep_end_in_one_table(checkpoint, tables, tmp_path, finetune):
+    result = finetune(arguments(checkpoint, tmp_path, "classify", *own(tables, "--label", "verdict"), "--seeds", 2,
+                                "--sweep", "learning_rate=1e-5,1e-3", "--no-save"))
+    assert result.code == 0, result.err
+    table = result.out.strip().splitlines()[-3:]
+    assert table[0].split()[:4] == ["setting", "runs", "accuracy", "f1"]
+    assert table[1].startswith("learning_rate=1e-5  ") and table[2].startswith("learning_rate=1e-3  ")
+    assert table[1].split()[1] == "2" and "±" in table[1] and not run_folders(tmp_path)
+
+
+@pytest.mark.parametrize("what, frozen", [("embeddings", "embeddings"), ("2", "albert_layers.0.")])
+def test_frozen_weights_stay(checkpoint, tables, tmp_path, finetune, what, frozen):
+    result = finetune(arguments(checkpoint, tmp_path, "classify", *own(tables, "--label", "verdict"), "--freeze", what))
+    assert result.code == 0, result.err
+    run, *_ = read_run(tmp_path)
+    before, after = AlbertForPretraining.from_pretrained(checkpoint), AlbertForSequenceClassification.from_pretrained(run)
+    pairs = dict(after.albert.named_parameters())
+    same = {name for name, weight in before.albert.named_parameters() if torch.equal(weight, pairs[name])}
+    fixed = {name for name in pairs if name.startswith("embeddings.")}
+    if what == "2":
+        fixed |= {name for name in pairs if name.startswith(("encoder.attention.0.", "encoder.attention.1.",
+                                                             "encoder.feed_forward.0.", "encoder.feed_forward.1."))}
+    assert same == fixed
+
+
+def test_early_stopping(checkpoint, tables, tmp_path, finetune):
+    settings = ["learning_rate=0", "patience=2", "eval_every=2", "max_steps=20"]
+    result = finetune(arguments(checkpoint, tmp_path, "classify", *own(tables, "--label", "verdict"), settings=settings))
+    assert result.code == 0, result.err
+    _, saved, _ = read_run(tmp_path)
+    assert (saved["best_step"], saved["steps"]) == (2, 6)
+
+
+@pytest.mark.parametrize("settings", [["class_weights=balanced"], ["label_smoothing=0.1"], ["bucket_batches=1"]])
+def test_settings_train(checkpoint, tables, tmp_path, finetune, settings):
+    result = finetune(arguments(checkpoint, tmp_path, "classify", *own(tables, "--label", "verdict"), "--no-save",
+                                settings=settings))
+    assert result.code == 0, result.err
+    assert not run_folders(tmp_path)
+
+
+def test_multi_label_lists(checkpoint, tmp_path, finetune):
+    rng = random.Random(3)
+    path = tmp_path / "train.jsonl"
+    rows = [{"text": sentence(rng, GOOD), "label": rng.sample(["x", "y", "z"], rng.randint(0, 3))} for _ in range(30)]
+    rows[0]["label"] = ["x", "y"]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    result = finetune(arguments(checkpoint, tmp_path, "classify", "--data", path))
+    assert result.code == 0, result.err
+    _, saved, predictions = read_run(tmp_path)
+    assert {"f1", "accuracy"} <= set(saved["dev"]) and len(predictions) == 3
+
+
+def refused(result, *words):
+    assert result.code == 2, result.err
+    lines = result.err.strip().splitlines()
+    assert lines[-1].startswith("error: ") and "Traceback" not in result.err
+    for word in words:
+        assert word in lines[-1]
+
+
+@pytest.mark.parametrize("text, words", [
+    ("review,verdict\ngood,1\nbad,0\n", ["no column 'label'", "review, verdict", "--label"]),
+    ("review,label\ngood,1\n ,0\n", ["line 3", "no text"]),
+    ("review,label\ngood,1\nbad,1\nrain,1\n", ["one class only"]),
+    ("review,label\ngood,1\nbad,\n", ["line 3", "no label"]),
+    ("review,label\ngood,1\nbad,0,x\n", ["line 3", "3 columns"]),
+    ("review,label\n", ["no rows"]),
+])
+def test_bad_tables(checkpoint, tmp_path, finetune, text, words):
+    (tmp_path / "bad.csv").write_text(text)
+    result = finetune(arguments(checkpoint, tmp_path, "classify", "--data", tmp_path / "bad.csv", "--text", "review"))
+    refused(result, "bad.csv", *words)
+    assert not run_folders(tmp_path)
+
+
+def test_a_label_unseen_in_training(checkpoint, tables, tmp_path, finetune):
+    (tmp_path / "dev.csv").write_text("review,verdict\nsun,good\nrain,mixed\n")
+    refused(finetune(arguments(checkpoint, tmp_path, "classify", "--data", tables / "train.csv", "--dev",
+                               tmp_path / "dev.csv", "--text", "review", "--label", "verdict")),
+            "dev.csv: line 3", "mixed", "good")
+
+
+def test_a_ragged_conll_row(checkpoint, tmp_path, finetune):
+    (tmp_path / "train.txt").write_text("sun O\njoy B-LOC\n\nrain\n")
+    refused(finetune(arguments(checkpoint, tmp_path, "ner", "--data", tmp_path)), "train.txt: line 4", "1 columns")
+
+
+def test_misplaced_answers_are_counted(checkpoint, benchmarks, tmp_path, finetune):
+    data = json.loads((benchmarks / "train-v1.1.json").read_text())
+    for answer in data["data"][0]["paragraphs"][0]["qas"][0]["answers"]:
+        answer["answer_start"] += 3
+    (tmp_path / "train-v1.1.json").write_text(json.dumps(data))
+    shutil.copy(benchmarks / "dev-v1.1.json", tmp_path)
+    result = finetune(arguments(checkpoint, tmp_path, "squad", "--data", tmp_path, settings=["max_steps=2"]))
+    assert result.code == 0, result.err
+    assert "2 answers are not in their context" in result.out and "with them 1 questions" in result.out
+
+
+def test_a_question_longer_than_the_window(checkpoint, benchmarks, tmp_path, finetune):
+    args = arguments(checkpoint, tmp_path, "squad", "--data", benchmarks, settings=["seq_len=5"])
+    refused(finetune(args), "question q0", "--set seq_len=")
+
+
+def test_other_bad_input(checkpoint, tables, tmp_path, finetune):
+    def call(task="classify", source=checkpoint, flags=own(tables, "--label", "verdict")):
+        return finetune(arguments(source, tmp_path, task, *flags))
+    refused(call(task="glue"), "--task glue", "sst2")
+    refused(call(source=tmp_path / "nowhere"), "nowhere")
+    refused(call(flags=["--data", tmp_path / "none.csv"]), "none.csv", "no such file")
+    refused(call(task="pair"), "--text-pair")
+    refused(call(flags=own(tables, "--label", "verdict", "--freeze", "9")), "--freeze 9", "4 layers")
+    refused(call(task="regress"), "not a number", "train.csv: line 2")
+    refused(call(task="sst2", flags=["--data", tables]), "no such file", "train.tsv")
+    broken = tmp_path / "broken"
+    shutil.copytree(checkpoint, broken)
+    tokenizer = json.loads((broken / "tokenizer.json").read_text())
+    tokenizer["model"]["vocab"] += [[f"new{number}", -9.0] for number in range(7)]
+    (broken / "tokenizer.json").write_text(json.dumps(tokenizer))
+    refused(call(source=broken), "broken", "tokens", "vocab_size")
+
+
+def test_the_paper_s_values():
+    assert (HPS["finetune-cola", "base"].learning_rate, HPS["finetune-squad2", "base"].batch_size,
+            HPS["finetune-sst2", "xxlarge"].max_steps, HPS["finetune-rte", "large"].hidden_dropout_prob,
+            HPS["finetune-classify", "base"].max_epochs) == (1e-5, 48, 20_935, 0.1, 3)

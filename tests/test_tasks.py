@@ -1,0 +1,327 @@
+"""Reading tasks, turning them into features, and scoring answers."""
+import random
+from types import SimpleNamespace
+
+import datasets
+import numpy as np
+import pytest
+import torch
+import transformers
+from test_finetune import BAD, FILLER, GOOD, checkpoint, sentence  # noqa: F401
+
+import albert
+from data.errors import DataError
+from data.examples import NO_LABEL
+from data.features import features
+from data.task_files import read_task
+from data.tasks import Examples, TaskData
+from data.tokenizer import load_tokenizer
+from hps import HPS
+from trainer import answers, metrics
+from trainer.classification import Classification, MultiLabel, Regression
+from trainer.distributed import World
+from trainer.finetuning import Finetuning
+from trainer.questions import SpanAnswering
+from trainer.tagging import Tagging
+
+WORLD = World(0, 1, torch.device("cpu"))
+
+
+@pytest.fixture(scope="module")
+def tokenizer(checkpoint):  # noqa: F811
+    return load_tokenizer(checkpoint)
+
+
+def hyperparameters(**changes):
+    return SimpleNamespace(**{**vars(HPS["finetune-classify", "base"]), **changes})
+
+
+def numbers(count):
+    return [str(number) for number in range(count)]
+
+
+ROWS = [{"text": f"text {n}, with a comma", "label": ["no", "yes"][n % 2]} for n in range(20)]
+
+
+@pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl", "parquet"])
+def test_every_format_reads_the_same(tmp_path, suffix):
+    path = tmp_path / f"rows.{suffix}"
+    table = datasets.Dataset.from_list(ROWS)
+    {"csv": table.to_csv, "tsv": lambda p: table.to_csv(p, sep="\t"), "jsonl": table.to_json,
+     "parquet": table.to_parquet}[suffix](path)
+    read = read_task("classify", path)
+    assert read.labels == ["no", "yes"] and (len(read.train), len(read.dev)) == (18, 2)
+    texts = {text: label for part in (read.train, read.dev) for text, label in zip(part.inputs["text"], part.labels)}
+    assert texts == {row["text"]: ["no", "yes"].index(row["label"]) for row in ROWS}
+
+
+def test_number_labels_are_in_the_order_of_numbers(tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_text("text,label\n" + "".join(f"word,{label}\n" for label in (10, 9, 2, 10, 9, 2)))
+    assert read_task("classify", path, dev=path).labels == ["2", "9", "10"]
+
+
+def test_tag_table(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"words": ["in", "Rome"], "tags": ["O", "B-LOC"]}\n{"words": "sun joy", "tags": "O O"}\n')
+    read = read_task("tag", path, dev=path, text="words", label="tags")
+    assert read.labels == ["B-LOC", "O"] and read.train.labels == [[1, 0], [1, 1]]
+    path.write_text('{"words": ["in", "Rome"], "tags": ["O"]}\n')
+    with pytest.raises(DataError, match="line 1: 2 words, but 1 labels"):
+        read_task("tag", path, text="words", label="tags")
+
+
+def test_the_hub_is_asked_for_repositories_of_plain_files(monkeypatch):
+    asked = []
+
+    def load_dataset(*names, split):
+        asked.append((*names, split))
+        if names[0] == "nyu-mll/glue":
+            return datasets.Dataset.from_dict({"premise": ["a b"], "hypothesis": ["c"], "label": [1], "idx": [7]})
+        if names[0] == "ehovy/race":
+            return datasets.Dataset.from_dict({"example_id": ["e"], "article": ["x y"], "question": ["q"],
+                                               "options": [["1", "2", "3", "4"]], "answer": ["C"]})
+        return datasets.Dataset.from_dict({"id": ["i"], "context": ["in Rome"], "question": ["where"],
+                                           "answers": [{"text": ["Rome"], "answer_start": [3]}]})
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    mnli, squad, race = read_task("mnli"), read_task("squad2"), read_task("race")
+    assert asked == [("nyu-mll/glue", "mnli", "train"), ("nyu-mll/glue", "mnli", "validation_matched"),
+                     ("nyu-mll/glue", "mnli", "validation_mismatched"), ("rajpurkar/squad_v2", "train"),
+                     ("rajpurkar/squad_v2", "validation"), *(("ehovy/race", level, split) for split in
+                                                             ("train", "validation") for level in ("middle", "high"))]
+    assert mnli.dev.groups == ["matched", "mismatched"] and mnli.train.labels == [1] and mnli.train.ids == ["7"]
+    assert squad.train.labels == [[(3, "Rome")]] and race.dev.labels == [2, 2]
+
+
+def test_an_unreachable_hub_is_one_line(monkeypatch):
+    def load_dataset(*names, split):
+        raise ConnectionError("no route\nmore")
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    for task in ("sst2", "squad", "race"):
+        with pytest.raises(DataError, match=r"no route\).*--data FOLDER"):
+            read_task(task)
+
+
+@pytest.mark.parametrize("task, data, train, dev", [
+    ("sst2", "glue", 67349, 872), ("cola", "glue", 8551, 1043), ("rte", "glue", 2490, 277), ("wnli", "glue", 635, 71),
+    ("stsb", "glue", 7592, 3000), ("squad2", "squad", 4482, 1596), ("ner", "conll2003", 14041, 3250),
+    ("race", "race", 1480, 320)])
+def test_real_files(shared, task, data, train, dev):
+    read = read_task(task, shared / data)
+    assert (len(read.train), len(read.dev)) == (train, dev) and not read.notes
+
+
+def test_pairs_are_framed_cut_and_padded(tokenizer):
+    rng = random.Random(0)
+    texts = [[sentence(rng, GOOD, rng.randint(1, 40)) for _ in range(30)] for _ in range(2)]
+    examples = Examples(numbers(30), dict(zip(("text", "pair"), texts)), [0] * 30)
+    made, _ = features("classification", examples, tokenizer, 24)
+    reference = load_copy(tokenizer)
+    reference.enable_truncation(24)
+    reference.enable_padding(pad_token="<pad>")
+    chosen = [5, 0, 29, 7]
+    expected = reference.encode_batch([(texts[0][n], texts[1][n]) for n in chosen])
+    batch = made.batch(chosen)
+    assert batch["input_ids"].tolist() == [row.ids for row in expected]
+    assert batch["attention_mask"].tolist() == [[bool(value) for value in row.attention_mask] for row in expected]
+    assert (batch["token_type_ids"] * batch["attention_mask"]).tolist() == [row.type_ids for row in expected]
+    assert batch["index"].tolist() == chosen
+
+
+def load_copy(tokenizer):
+    return type(tokenizer).from_str(tokenizer.to_str())
+
+
+def test_first_sub_words_carry_the_tags(tokenizer):
+    examples = Examples(["0", "1"], {"words": [["sun", "unheardof", "joy"], ["gold"] * 40]}, [[1, 2, 0], [1] * 40])
+    made, notes = features("tagging", examples, tokenizer, 20)
+    batch = made.batch([0])
+    words = batch["words"][0]
+    assert words[words >= 0].tolist() == [0, 1, 2] and batch["tags"][0][words >= 0].tolist() == [1, 2, 0]
+    assert (batch["tags"][0][words < 0] == NO_LABEL).all() and notes == ["1 of 2 sentences are cut to seq_len=20 tokens"]
+    ids = batch["input_ids"][0]
+    for word, text in zip(np.flatnonzero(words >= 0), ["sun", "unheardof", "joy"]):
+        assert tokenizer.id_to_token(ids[word]).strip("▁") == text[:len(tokenizer.id_to_token(ids[word]).strip("▁"))]
+
+
+def contexts(number=40):
+    rng = random.Random(4)
+    rows = []
+    for _ in range(number):
+        words = sentence(rng, GOOD + BAD, rng.randint(3, 90)).split()
+        first = rng.randrange(len(words))
+        last = min(first + rng.randrange(3), len(words) - 1)
+        text = " ".join(words[first:last + 1])
+        start = len(" ".join(words[:first])) + (first > 0)
+        rows.append((" ".join(words), start, text))
+    return Examples(numbers(number), {"question": ["where then"] * number, "context": [row[0] for row in rows]},
+                    [[(start, text)] for _, start, text in rows])
+
+
+def test_windows_show_every_token_and_mark_the_answer(tokenizer):
+    examples = contexts()
+    made, _ = features("questions", examples, tokenizer, 40, doc_stride=12)
+    found = set()
+    central = np.zeros(len(examples), int)
+    for window in range(len(made)):
+        row = slice(made.offsets[window], made.offsets[window + 1])
+        number, start, end = (made.targets[name][window] for name in ("example", "start", "end"))
+        assert row.stop - row.start <= 40
+        central[number] += made.spans["central"][row].sum()
+        if start:
+            context, (_, text) = examples.inputs["context"][number], examples.labels[number][0]
+            assert context[made.spans["first"][row][start]:made.spans["last"][row][end]].strip() == text
+            found.add(number)
+    assert found == set(range(len(examples)))
+    for number, context in enumerate(examples.inputs["context"]):
+        assert central[number] == len(tokenizer.encode(context, add_special_tokens=False).ids)
+
+
+def test_perfect_logits_give_perfect_scores(tokenizer):
+    examples = contexts()
+    examples.labels[3] = []
+    made, _ = features("questions", examples, tokenizer, 40, doc_stride=12)
+    data = TaskData("questions", examples, examples, ("f1", "exact_match"))
+    task = SpanAnswering(data, made, made, hyperparameters(micro_batch_size=7), WORLD)
+
+    def model(ids, types, mask):
+        batch = next(b for b in task.evaluation() if torch.equal(b["input_ids"], ids))
+        logits = [torch.nn.functional.one_hot(batch[name], ids.shape[1]) * 9.0 for name in ("start", "end")]
+        return SimpleNamespace(start_logits=logits[0], end_logits=logits[1])
+
+    outputs = [task.predict(model, batch)[1] for batch in task.evaluation()]
+    scores = task.metrics(outputs)
+    assert (scores["f1"], scores["exact_match"]) == (1.0, 1.0)
+    rows = task.predictions(outputs, examples)
+    assert rows[3][1] == "" and all(row[1] == label[0][1] for row, label in zip(rows, examples.labels) if label)
+
+
+@pytest.mark.parametrize("answer, gold, exact, overlap", [
+    ("The Eiffel Tower!", "eiffel tower", 1, 1), ("in 1912", "1912", 0, 2 / 3), ("", "", 1, 1), ("a", "", 1, 1),
+    ("Rome", "", 0, 0), ("", "Rome", 0, 0), ("anna", "Anna Ann", 0, 2 / 3), ("b b c", "b c c", 0, 2 / 3),
+    ("theatre", "atre", 0, 0), ("U.S.", "US", 1, 1)])
+def test_squad_s_scores(answer, gold, exact, overlap):
+    assert answers.exact_match(answer, gold) == exact and answers.f1(answer, gold) == pytest.approx(overlap)
+
+
+def test_the_threshold_is_the_best_of_all():
+    rng = np.random.default_rng(0)
+    for _ in range(30):
+        said = [str(word) for word in rng.choice(["rome", "paris", "bonn city"], 12)]
+        golds = [[] if rng.random() < 0.5 else ["rome", "bonn"] for _ in said]
+        odds = rng.integers(-3, 4, 12).astype(float)
+        scores = answers.evaluate(said, odds, golds)
+        if not any(map(len, golds)) or all(map(len, golds)):
+            continue
+        tries = [np.mean([answers.best_of(answers.f1, text if odd <= level else "", gold)
+                          for text, odd, gold in zip(said, odds, golds)]) for level in (-9, *range(-3, 4))]
+        assert scores["f1"] == pytest.approx(max(tries))
+        given = [text if odd <= scores["threshold"] else "" for text, odd in zip(said, odds)]
+        assert scores["exact_match"] == pytest.approx(
+            np.mean([answers.best_of(answers.exact_match, text, gold) for text, gold in zip(given, golds)]))
+
+
+def test_best_spans_are_those_of_a_search_of_all():
+    rng = np.random.default_rng(1)
+    start, end = rng.normal(size=(2, 60))
+    usable, central = np.arange(60) >= 10, rng.random(60) < 0.6
+    spans, none = answers.best_spans(start, end, usable, central)
+    every = max((start[a] + end[b], a, b) for a in range(10, 60) if central[a] for b in range(a, min(a + 30, 60)))
+    assert spans[0] == pytest.approx(every) and none == start[0] + end[0]
+    assert [score for score, *_ in spans] == sorted((score for score, *_ in spans), reverse=True)
+
+
+def test_entities_are_scored_whole():
+    scores = metrics.tagging(("f1", "precision", "recall", "accuracy"), [["B-LOC", "I-LOC", "O", "B-PER"]],
+                             [["B-LOC", "O", "O", "B-PER"]])
+    assert scores == {"f1": 0.5, "precision": 0.5, "recall": 0.5, "accuracy": 0.75}
+
+
+def test_a_constant_has_no_correlation():
+    assert metrics.regression(("pearson", "spearman"), [1.0, 2.0, 3.0], [5.0, 5.0, 5.0]) == {
+        "pearson": 0.0, "spearman": 0.0}
+
+
+def test_order_is_a_permutation_in_batches_of_one_length(tokenizer):
+    rng = random.Random(5)
+    texts = [sentence(rng, GOOD, rng.randint(1, 40)) for _ in range(103)]
+    made, _ = features("classification", Examples(numbers(103), {"text": texts}, [0, 1] * 51 + [0]), tokenizer, 64)
+    data = TaskData("classification", None, None, ("accuracy",), ["no", "yes"])
+    task = Finetuning(data, made, made, hyperparameters(batch_size=8, bucket_batches=50), WORLD)
+    plain = Finetuning(data, made, made, hyperparameters(batch_size=8, bucket_batches=1), WORLD)
+
+    def waste(order):
+        return sum(made.lengths[order[n:n + 8]].max() * len(order[n:n + 8]) for n in range(0, 103, 8))
+
+    for epoch in range(2):
+        assert sorted(task.order(epoch)) == list(range(103))
+        assert waste(task.order(epoch)) < 0.85 * waste(plain.order(epoch))
+    assert list(task.order(0)) != list(task.order(1))
+    updates = task.updates({"epoch": 0, "sample": 96})
+    assert [next(updates)[0] for _ in range(2)] == [{"epoch": 0, "sample": 103}, {"epoch": 1, "sample": 8}]
+
+
+def test_features_are_kept(tokenizer, tmp_path):
+    examples = contexts(10)
+    fresh, _ = features("questions", examples, tokenizer, 40, doc_stride=12, cache_dir=tmp_path)
+    file, = tmp_path.iterdir()
+    kept, _ = features("questions", examples, tokenizer, 40, doc_stride=12, cache_dir=tmp_path)
+    for group in ("tokens", "targets", "spans"):
+        ours, theirs = getattr(fresh, group), getattr(kept, group)
+        assert ours.keys() == theirs.keys() and all(np.array_equal(ours[name], theirs[name]) for name in ours)
+    features("questions", examples, tokenizer, 40, doc_stride=13, cache_dir=tmp_path)
+    assert len(list(tmp_path.iterdir())) == 2
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(DataError, match="damaged"):
+        features("questions", examples, tokenizer, 40, doc_stride=12, cache_dir=tmp_path)
+
+
+PEERS = {
+    "classification": ("SequenceClassification", Classification, dict(id2label={0: "x", 1: "y", 2: "z"})),
+    "regression": ("SequenceClassification", Regression, dict(num_labels=1, problem_type="regression")),
+    "multilabel": ("SequenceClassification", MultiLabel,
+                   dict(id2label={0: "x", 1: "y", 2: "z"}, problem_type="multi_label_classification")),
+    "tagging": ("TokenClassification", Tagging, dict(id2label={0: "x", 1: "y", 2: "z"})),
+    "questions": ("QuestionAnswering", SpanAnswering, {}),
+    "choice": ("MultipleChoice", Classification, {}),
+}
+
+
+@pytest.mark.parametrize("kind", PEERS)
+def test_the_loss_is_that_of_transformers(kind, tokenizer, tmp_path):
+    name, task_class, labels = PEERS[kind]
+    torch.manual_seed(0)
+    config = albert.AlbertConfig(vocab_size=tokenizer.get_vocab_size(), embedding_size=16, hidden_size=32,
+                                 num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, **labels)
+    ours = getattr(albert, f"AlbertFor{name}")(config).eval()
+    with torch.no_grad():
+        for parameter in ours.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    ours.save_pretrained(tmp_path)
+    peer = getattr(transformers, f"AlbertFor{name}").from_pretrained(tmp_path, **(
+        {"problem_type": labels["problem_type"]} if "problem_type" in labels else {})).eval()
+    rng = random.Random(6)
+    texts = [sentence(rng, FILLER, rng.randint(2, 9)) for _ in range(6)]
+    examples = {
+        "classification": Examples(numbers(6), {"text": texts, "pair": texts[::-1]}, [0, 1, 2, 0, 1, 2]),
+        "regression": Examples(numbers(6), {"text": texts}, [0.5, 1, 2, -1, 3, 0]),
+        "multilabel": Examples(numbers(6), {"text": texts}, [[0], [], [1, 2], [0, 1, 2], [2], [0]]),
+        "tagging": Examples(numbers(6), {"words": [text.split() for text in texts]},
+                            [[rng.randrange(3) for _ in text.split()] for text in texts]),
+        "questions": contexts(6),
+        "choice": Examples(numbers(2), {"article": texts[:2], "question": texts[2:4],
+                                        "options": [texts[:4], texts[2:]]}, [3, 1]),
+    }[kind]
+    made, _ = features(kind, examples, tokenizer, 40, num_labels=3)
+    data = TaskData(kind, examples, examples, ("accuracy",), list(labels.get("id2label", {}).values()))
+    task = task_class(data, made, made, hyperparameters(micro_batch_size=64), WORLD)
+    batch, = task.evaluation()
+    targets = {"tagging": {"labels": "tags"}, "questions": {"start_positions": "start", "end_positions": "end"}}
+    inputs = {theirs: batch[mine] for theirs, mine in targets.get(kind, {"labels": "labels"}).items()}
+    with torch.no_grad():
+        expected = peer(input_ids=batch["input_ids"], token_type_ids=batch["token_type_ids"],
+                        attention_mask=batch["attention_mask"].long(), **inputs).loss
+        loss = task.sums(ours, batch)["label_loss"] / task.counts(batch)["label"]
+    assert float(loss) == pytest.approx(float(expected), rel=1e-5)

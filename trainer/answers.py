@@ -1,0 +1,76 @@
+"""Answers from span logits, and SQuAD's exact match and F1 (its evaluate-v1.1.py and evaluate-v2.0.py)."""
+import re
+import string
+from collections import Counter
+
+import numpy as np
+
+BEST_SPANS = 20              # as in the release's run_squad.py, tokens:
+ANSWER_TOKENS = 30
+
+_ARTICLES = re.compile(r"\b(a|an|the)\b")
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
+def normalize(answer):
+    """Lower case, no punctuation, no articles, single blanks."""
+    return " ".join(_ARTICLES.sub(" ", answer.lower().translate(_PUNCTUATION)).split())
+
+
+def exact_match(answer, gold):
+    return float(normalize(answer) == normalize(gold))
+
+
+def f1(answer, gold):
+    """Harmonic mean of precision and recall of the words; if either has none, whether both have none."""
+    ours, theirs = normalize(answer).split(), normalize(gold).split()
+    if not ours or not theirs:
+        return float(ours == theirs)
+    common = sum((Counter(ours) & Counter(theirs)).values())
+    return 2 * common / (len(ours) + len(theirs))
+
+
+def best_of(score, answer, golds):
+    """The best score over the given answers; no answer where all of them normalise to nothing."""
+    return max(score(answer, gold) for gold in [gold for gold in golds if normalize(gold)] or [""])
+
+
+def evaluate(answers, odds, golds):
+    """{"f1", "exact_match"}, means over questions, and for questions of which some have no answer "threshold":
+    where ``odds`` of there being none are above it, none is given. It is the one of the best F1.
+
+    answers: the best text of each. odds: score of no answer less that of the best span. golds: lists of texts.
+    """
+    exact, overlap = (np.array([best_of(score, answer, gold) for answer, gold in zip(answers, golds)])
+                      for score in (exact_match, f1))
+    nothing = np.array([not any(normalize(gold) for gold in gold_answers) for gold_answers in golds])
+    if not nothing.any():
+        return {"f1": float(overlap.mean()), "exact_match": float(exact.mean())}
+    # Threshold at each of the odds in turn, ascending: the questions up to there are answered.
+    order = np.argsort(odds, kind="stable")
+    gains = np.concatenate([[0.0], np.cumsum((overlap - nothing)[order])])
+    level = np.concatenate([[-np.inf], np.asarray(odds)[order]])
+    ends = np.append(level[1:] > level[:-1], True)               # equal odds are answered together or not at all
+    chosen = np.flatnonzero(ends)[gains[ends].argmax()]
+    threshold = float(level[chosen]) if chosen else float(level[1]) - 1.0
+    given = np.asarray(odds) <= threshold
+    return {"f1": float(np.where(given, overlap, nothing).mean()),
+            "exact_match": float(np.where(given, exact, nothing).mean()), "threshold": threshold}
+
+
+def best_spans(start, end, usable, central):
+    """The best (score, first token, last token) of a window, best first, and the score of no answer.
+
+    start, end (T,): logits. usable (T,): whether a token belongs to the context; ``central`` as in
+    `data.features.Features`: an answer may begin only at such a token.
+    """
+    begins = np.flatnonzero(usable & central)
+    finishes = np.flatnonzero(usable)
+    begins = begins[np.argsort(-start[begins], kind="stable")[:BEST_SPANS]]
+    finishes = finishes[np.argsort(-end[finishes], kind="stable")[:BEST_SPANS]]
+    length = finishes - begins[:, None] + 1
+    rows, columns = np.nonzero((length >= 1) & (length <= ANSWER_TOKENS))
+    scores = start[begins[rows]] + end[finishes[columns]]
+    best = np.argsort(-scores, kind="stable")[:BEST_SPANS]
+    spans = [(float(scores[index]), int(begins[rows[index]]), int(finishes[columns[index]])) for index in best]
+    return spans, float(start[0] + end[0])

@@ -1,0 +1,114 @@
+"""Classification, multi-label classification and regression of a text or a pair of texts; multiple choice."""
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from trainer import metrics
+from trainer.errors import RunError
+from trainer.finetuning import Finetuning, forward, in_order
+
+
+class Classification(Finetuning):
+    """One class of several, by cross-entropy: also the choice among options, whose logits stand for the classes.
+
+    ``class_weights=balanced`` weighs a class by N / (classes · its examples), as scikit-learn does.
+    """
+
+    def __init__(self, data, train, dev, hps, world):
+        super().__init__(data, train, dev, hps, world)
+        labels = train.targets["labels"]
+        counts = np.bincount(labels, minlength=len(data.labels) or train.choices)
+        if hps.class_weights not in ("none", "balanced"):
+            raise RunError(f"class_weights={hps.class_weights}: there are none and balanced")
+        weights = len(labels) / (len(counts) * np.maximum(counts, 1)) if hps.class_weights == "balanced" else None
+        self.weights = None if weights is None else torch.tensor(weights, dtype=torch.float32)
+        self.majority = counts.argmax()
+        self.average = "binary" if tuple(data.labels) == ("0", "1") else "macro"
+
+    def counts(self, batch):
+        counts = super().counts(batch)
+        if self.weights is not None:
+            counts["label"] = float(self.weights.to(batch["labels"].device)[batch["labels"]].sum())
+        return counts
+
+    def _losses(self, logits, labels):
+        weights = None if self.weights is None else self.weights.to(logits.device)
+        smoothing = self.hps.label_smoothing
+        return {"label_loss": F.cross_entropy(logits, labels, weights, reduction="sum", label_smoothing=smoothing)}
+
+    def sums(self, model, batch):
+        return self._losses(forward(model, batch).float(), batch["labels"])
+
+    def predict(self, model, batch):
+        """The sums, and (index, probabilities (B, classes))."""
+        logits = forward(model, batch).float()
+        sums = self._losses(logits, batch["labels"]) if "labels" in batch else {}
+        return sums, (batch["index"].cpu().numpy(), logits.softmax(-1).cpu().numpy())
+
+    def metrics(self, outputs):
+        probabilities, = in_order(outputs)
+        return self._score(probabilities.argmax(-1))
+
+    def _score(self, predicted):
+        return metrics.by_group(
+            lambda gold, guess: metrics.classification(self.data.metrics, gold, guess, self.average),
+            self.data.dev.groups, self.dev.targets["labels"], predicted)
+
+    def predictions(self, outputs, examples):
+        """(id, prediction, probability) of each example."""
+        probabilities, = in_order(outputs)
+        names = self.data.labels or "ABCDEFGHIJ"
+        return [(name, names[row.argmax()], float(row.max())) for name, row in zip(examples.ids, probabilities)]
+
+    def summary(self, scores):
+        constant = self._score(np.full(len(self.dev), self.majority))[self.data.metrics[0]]
+        return f"{super().summary(scores)} (always the majority: {constant:.4f})"
+
+
+class MultiLabel(Finetuning):
+    """Any number of classes, each by its own logistic regression; predicted from a probability of 1/2 on."""
+
+    def counts(self, batch):
+        return {**super().counts(batch), "label": batch["labels"].numel()}
+
+    def sums(self, model, batch):
+        return self.predict(model, batch)[0]
+
+    def predict(self, model, batch):
+        logits = forward(model, batch).float()
+        sums = {"label_loss": F.binary_cross_entropy_with_logits(logits, batch["labels"], reduction="sum")}
+        return sums, (batch["index"].cpu().numpy(), logits.detach().sigmoid().cpu().numpy())
+
+    def metrics(self, outputs):
+        probabilities, = in_order(outputs)
+        return metrics.classification(self.data.metrics, self.dev.targets["labels"] > 0.5, probabilities >= 0.5, "micro")
+
+    def predictions(self, outputs, examples):
+        """(id, labels parted by "|", probability of the least certain of all labels) of each example."""
+        probabilities, = in_order(outputs)
+        return [(name, "|".join(label for label, p in zip(self.data.labels, row) if p >= 0.5),
+                 float(np.maximum(row, 1 - row).min())) for name, row in zip(examples.ids, probabilities)]
+
+
+class Regression(Finetuning):
+    """A number, by squared error."""
+
+    def _losses(self, values, labels):
+        return {"label_loss": F.mse_loss(values, labels, reduction="sum")}
+
+    def sums(self, model, batch):
+        return self._losses(forward(model, batch).float().squeeze(-1), batch["labels"])
+
+    def predict(self, model, batch):
+        values = forward(model, batch).float().squeeze(-1)
+        sums = self._losses(values, batch["labels"]) if "labels" in batch else {}
+        return sums, (batch["index"].cpu().numpy(), values.cpu().numpy())
+
+    def metrics(self, outputs):
+        values, = in_order(outputs)
+        return metrics.regression(self.data.metrics, self.dev.targets["labels"], values)
+
+    def predictions(self, outputs, examples):
+        """(id, number, "") of each example."""
+        values, = in_order(outputs)
+        return [(name, float(value), "") for name, value in zip(examples.ids, values)]

@@ -1,0 +1,91 @@
+"""Fine-tuning as the loop sees it: updates from features, held-out predictions, and their scores."""
+import numpy as np
+import torch
+
+from data import draws
+
+
+class Finetuning:
+    """What the kinds of task have in common; each adds ``sums``, ``predict``, ``metrics`` and ``predictions``.
+
+    Each update is ``batch_size`` examples of an epoch's order, the last of an epoch what is left, sorted by length
+    and cut into globally numbered micro-batches of which process r of n takes every n-th.
+    """
+    count_names = ("label", "tokens")
+    sum_names = ("label_loss",)
+
+    def __init__(self, data, train, dev, hps, world):
+        """data: the `TaskData`; train, dev: its `Features`."""
+        self.data, self.train, self.dev, self.hps, self.world = data, train, dev, hps, world
+
+    def position(self):
+        return {"epoch": 0, "sample": 0}
+
+    def order(self, epoch):
+        """The examples of an epoch in a random order, in which batches hold examples of about one length:
+        of ``bucket_batches`` batches at a time the examples are sorted by length, then the batches shuffled."""
+        examples = _shuffled(np.arange(len(self.train)), self.hps.seed, "order", epoch)
+        if self.hps.bucket_batches < 2:
+            return examples
+        lengths, size, batches = self.train.lengths, self.hps.batch_size, []
+        for start in range(0, len(examples), size * self.hps.bucket_batches):
+            bucket = examples[start:start + size * self.hps.bucket_batches]
+            bucket = bucket[np.argsort(lengths[bucket], kind="stable")]
+            batches += [bucket[part:part + size] for part in range(0, len(bucket), size)]
+        whole = [batch for batch in batches if len(batch) == size]
+        rest = [batch for batch in batches if len(batch) < size]
+        numbers = _shuffled(np.arange(len(whole)), self.hps.seed, "batches", epoch)
+        return np.concatenate([*(whole[number] for number in numbers), *rest])
+
+    def updates(self, position):
+        """Endless ``(position afterwards, micro-batches)``; a micro-batch is (global number, tensors)."""
+        epoch, sample = position["epoch"], position["sample"]
+        while True:
+            order = self.order(epoch)
+            while sample < len(order):
+                examples = order[sample:sample + self.hps.batch_size]
+                sample += len(examples)
+                yield {"epoch": epoch, "sample": sample}, self.micro_batches(self.train, examples)
+            epoch, sample = epoch + 1, 0
+
+    def evaluation(self):
+        """This process's share of the held-out micro-batches."""
+        return [batch for _, batch in self.micro_batches(self.dev, np.arange(len(self.dev)))]
+
+    def micro_batches(self, features, examples):
+        examples = examples[np.argsort(-features.lengths[examples], kind="stable")]
+        size, batches = self.hps.micro_batch_size, []
+        for number, start in enumerate(range(0, len(examples), size)):
+            if number % self.world.size == self.world.rank:
+                arrays = features.batch(examples[start:start + size])
+                batches.append((number, {name: torch.from_numpy(array) for name, array in arrays.items()}))
+        return batches
+
+    def counts(self, batch):
+        return {"label": len(batch["index"]), "tokens": int(batch["attention_mask"].sum())}
+
+    def goodness(self, scores):
+        return scores[self.data.metrics[0]]
+
+    def baselines(self):
+        return {}
+
+    def summary(self, scores):
+        names = [name for name in scores if name.endswith(self.data.metrics)]
+        return "held-out " + ", ".join(f"{name.replace('_', ' ')} {scores[name]:.4f}" for name in names)
+
+
+def forward(model, batch):
+    """The model's output for a micro-batch."""
+    mask = None if batch["attention_mask"].all() else batch["attention_mask"]
+    return model(batch["input_ids"], batch["token_type_ids"], mask)
+
+
+def in_order(outputs):
+    """The arrays that ``predict`` put out for each batch, joined and in the order of the examples."""
+    order = np.argsort(np.concatenate([index for index, *_ in outputs]))
+    return [np.concatenate(column)[order] for column in list(zip(*outputs))[1:]]
+
+
+def _shuffled(items, seed, purpose, epoch):
+    return items[np.argsort(draws.bits(draws.key(seed, purpose, epoch), np.arange(len(items))))]

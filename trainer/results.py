@@ -1,0 +1,68 @@
+"""What a fine-tuned model leaves beside its checkpoint: metrics.json and predictions.csv."""
+import csv
+import os
+import shlex
+import sys
+
+import numpy as np
+
+from trainer import checkpoints
+from trainer.errors import RunError
+
+
+def finish(trainer, run, task_name):
+    """The held-out scores of the best step, its checkpoint and files left in the folder of ``run``.
+
+    The best checkpoint is the only one left. Without a folder the scores are those logged at that step.
+    """
+    best = trainer.best["step"]
+    if run.path is None:
+        evaluations = [record for record in run.records if record["kind"] == "eval"]
+        return next((record for record in evaluations if record["step"] == best), None)
+    path = run.checkpoints / f"step-{best:07d}"
+    trainer.model.load_state_dict(type(trainer.model).from_pretrained(path).state_dict())
+    trainer.world.barrier()                      # before the first process deletes what another may still read
+    task = trainer.task
+    means, outputs = trainer.predict(task.evaluation())
+    scores = {**means, **task.metrics(outputs)}
+    if not trainer.world.is_main:
+        return scores
+    checkpoints.prune(run.checkpoints, 0, best)
+    try:
+        write_predictions(run.path / "predictions.csv", task.predictions(outputs, task.data.dev))
+        checkpoints.write_json(run.path / "metrics.json", {
+            "task": task_name, "command": shlex.join(sys.argv),
+            "best_step": best, "steps": trainer.step, "seed": trainer.hps.seed,
+            "train_examples": len(task.data.train), "dev_examples": len(task.data.dev), "dev": scores,
+            "notes": task.data.notes})
+    except OSError as error:
+        raise RunError(f"{error.filename}: {error.strerror}") from None
+    return scores
+
+
+def write_predictions(path, rows):
+    """id, prediction, probability: .csv of the examples in their order, written whole or not at all."""
+    temporary = path.with_name(path.name + ".tmp")
+    with open(temporary, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(("id", "prediction", "probability"))
+        writer.writerows((name, prediction, probability if probability == "" else f"{probability:.6f}")
+                         for name, prediction, probability in rows)
+    os.replace(temporary, path)
+
+
+def table(results, metrics):
+    """Lines of one table: for each setting of [(setting, scores)] the mean of every metric over its runs, and the
+    standard deviation where there are several."""
+    settings = list(dict.fromkeys(setting for setting, _ in results))
+    width = max(len("setting"), *map(len, settings))
+    lines = ["  ".join([f"{'setting':{width}}", "runs", *(f"{name:>17}" for name in metrics)])]
+    for setting in settings:
+        runs = [scores for name, scores in results if name == setting]
+        cells = []
+        for name in metrics:
+            values = np.array([scores[name] for scores in runs])
+            spread = f" ± {values.std(ddof=1):.4f}" if len(values) > 1 else ""
+            cells.append(f"{f'{values.mean():.4f}{spread}':>17}")
+        lines.append("  ".join([f"{setting:{width}}", f"{len(runs):4}", *cells]))
+    return "\n".join(lines)

@@ -1,0 +1,53 @@
+"""Tagging of words, scored by the entities that the tags spell."""
+import numpy as np
+import torch.nn.functional as F
+
+from data.examples import NO_LABEL
+from trainer import metrics
+from trainer.finetuning import Finetuning, forward
+
+
+class Tagging(Finetuning):
+    """The tag of each word, by cross-entropy over its first sub-word. A word that was cut off is predicted O (where
+    there is no O, the first tag)."""
+
+    def counts(self, batch):
+        return {**super().counts(batch), "label": int((batch["tags"] != NO_LABEL).sum())}
+
+    def _losses(self, logits, tags):
+        loss = F.cross_entropy(logits.flatten(0, 1), tags.flatten(), reduction="sum", ignore_index=NO_LABEL,
+                               label_smoothing=self.hps.label_smoothing)
+        return {"label_loss": loss}
+
+    def sums(self, model, batch):
+        return self._losses(forward(model, batch).float(), batch["tags"])
+
+    def predict(self, model, batch):
+        """The sums, and (index, words (B, T), tags (B, T), their probabilities (B, T))."""
+        logits = forward(model, batch).float()
+        probability, tag = logits.softmax(-1).max(-1)
+        return self._losses(logits, batch["tags"]), tuple(
+            tensor.cpu().numpy() for tensor in (batch["index"], batch["words"], tag, probability))
+
+    def metrics(self, outputs):
+        names = self.data.labels
+        gold = [[names[tag] for tag in sentence] for sentence in self.data.dev.labels]
+        return metrics.tagging(self.data.metrics, gold, [tags for tags, _ in self._tags(outputs, self.data.dev)])
+
+    def predictions(self, outputs, examples):
+        """(id, tags parted by blanks, probability of the least certain) of each sentence."""
+        return [(name, " ".join(tags), probability)
+                for name, (tags, probability) in zip(examples.ids, self._tags(outputs, examples))]
+
+    def _tags(self, outputs, examples):
+        """[(tags, least probability)] of each sentence, in order."""
+        names = self.data.labels
+        default = "O" if "O" in names else names[0]
+        result = [None] * len(examples)
+        for index, words, tags, probabilities in outputs:
+            for number, word, tag, probability in zip(index, words, tags, probabilities):
+                sentence = [default] * len(examples.inputs["words"][number])
+                for position in np.flatnonzero(word >= 0):
+                    sentence[word[position]] = names[tag[position]]
+                result[number] = sentence, float(probability[word >= 0].min(initial=1.0))
+        return result
