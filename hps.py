@@ -118,7 +118,7 @@ _albert_xxlarge = dict(hidden_size=4096, num_hidden_layers=12, num_attention_hea
 _albert_tiny = dict(
     vocab_size=8000,
     hidden_size=256,
-    num_hidden_layers=4,
+    num_hidden_layers=3,
     num_attention_heads=4,
     intermediate_size=1024,
     max_position_embeddings=128,
@@ -149,7 +149,7 @@ _pretrain_albert_tiny = dict(
     learning_rate=0.003,
     optimizer="muon",
     warmup_steps=100,
-    max_steps=1200,
+    max_steps=1800,
     mask_prob=0.3,
     heldout_fraction=0.05,
     eval_sequences=512,
@@ -238,15 +238,16 @@ _CHOICES = {
     "precision": ("auto", "fp32", "bf16", "fp16"),
     "sentence_objective": ("sop", "nsp", "none"),
     "tokenizer_kind": ("unigram", "wordpiece"),
+    "class_weights": ("none", "balanced"),
 }
 _AT_LEAST = {
     1: ("log_every", "save_every", "eval_every", "eval_sequences", "keep_checkpoints", "batch_size", "micro_batch_size",
-        "max_steps", "max_ngram", "vocab_size"),
+        "max_steps", "max_epochs", "max_ngram", "vocab_size", "bucket_batches", "doc_stride"),
     0: ("seed", "num_workers", "warmup_steps", "learning_rate", "muon_learning_rate", "weight_decay", "patience",
-        "short_seq_prob"),
+        "short_seq_prob", "warmup_share", "label_smoothing"),
     2: ("type_vocab_size",),
 }
-_BELOW_ONE = ("mask_prob", "heldout_fraction", "adam_beta1", "adam_beta2")
+_BELOW_ONE = ("mask_prob", "heldout_fraction", "adam_beta1", "adam_beta2", "warmup_share", "label_smoothing")
 _POSITIVE = ("mask_prob", "heldout_fraction", "clip_norm", "adam_eps")
 
 

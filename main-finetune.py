@@ -12,16 +12,17 @@ from albert.pretrained import checkpoint_folder, read_config as read_model_confi
 from data.features import features
 from data.task_files import TASKS, read_task
 from data.tokenizer import load_tokenizer, save_tokenizer
-from hps import HPS, SettingError, override
+from hps import HPS, SettingError, check, override
 from trainer import checkpoints, distributed, machine
 from trainer.classification import Classification, MultiLabel, Regression
 from trainer.command import DEFAULT_CACHE, add_process_flags, how_to_resume, leave_with, refuse_changes, this_script
 from trainer.errors import RunError
 from trainer.initial import adapted_model, check_vocabulary, freeze
+from trainer.finetuning import plan_steps
 from trainer.loop import Trainer
 from trainer.questions import SpanAnswering
 from trainer.results import finish, table
-from trainer.run import Run, read_config
+from trainer.run import Run, check_parent, read_config
 from trainer.tagging import Tagging
 
 # Flags that decide what is trained; they are kept in the run's config.json. The others say how this process runs.
@@ -79,19 +80,23 @@ def settings(args):
         kind = read_model_config(checkpoint_folder(flags.init_from)).model_type
         flags.model = "base" if kind == "albert" else "bert-base"
     hps = SimpleNamespace(**vars(HPS[f"finetune-{flags.task}", flags.model]))
-    return flags, hps, override(hps, args.set)
+    keys = override(hps, args.set)
+    check(hps)
+    return flags, hps, keys
 
 
 def resumed_settings(folder, given, assignments):
     config = read_config(folder)
     if config.get("task") not in TASKS:
         raise RunError(f"--resume {folder}: not a run of {Path(__file__).name}")
+    if (folder / "metrics.json").exists():
+        raise RunError(f"--resume {folder}: the run is finished, see its metrics.json; to train on from it: --init-from")
     flags = SimpleNamespace(**{name: config[name] for name in TRAINING_FLAGS})
     defaults = vars(HPS[f"finetune-{flags.task}", flags.model])
     hps = SimpleNamespace(**{key: config.get(key, value) for key, value in defaults.items()})
-    asked = SimpleNamespace(**vars(hps))
-    keys = override(asked, assignments)
-    refuse_changes(folder, config, given | {key: getattr(asked, key) for key in keys})
+    keys = override(hps, assignments)
+    check(hps)
+    refuse_changes(folder, config, given | {key: getattr(hps, key) for key in keys})
     return flags, hps, keys
 
 
@@ -106,16 +111,6 @@ def variants(args, hps, keys):
         swept_keys = [*keys, *override(swept, assignments)]
         for seed in range(swept.seed, swept.seed + args.seeds):
             yield " ".join(assignments) or "as set", SimpleNamespace(**{**vars(swept), "seed": seed}), swept_keys
-
-
-def plan_steps(hps, examples):
-    """Fill in the numbers of updates that depend on how many examples there are."""
-    epoch = -(-examples // hps.batch_size)
-    hps.max_steps = min(hps.max_steps or hps.max_epochs * epoch, hps.max_epochs * epoch)
-    if hps.warmup_steps is None:
-        hps.warmup_steps = int(hps.warmup_share * hps.max_steps)
-    hps.eval_every = hps.eval_every or max(epoch // 4, 1)
-    hps.save_every = hps.save_every or epoch
 
 
 def finetune(args, flags, hps, keys, data, world):
@@ -141,11 +136,12 @@ def finetune(args, flags, hps, keys, data, world):
     if flags.freeze:
         freeze(model, flags.freeze)
     with world.main_first():
-        (train, train_notes), (dev, dev_notes) = (
-            features(data.kind, part, tokenizer, hps.seq_len, len(data.labels), hps.doc_stride, args.cache_dir or DEFAULT_CACHE)
-            for part in (data.train, data.dev))
+        (train, train_notes), (dev, dev_notes), *test = (
+            features(data.kind, part, tokenizer, hps.seq_len, len(data.labels), hps.doc_stride,
+                     args.cache_dir or DEFAULT_CACHE) for part in (data.train, data.dev, *data.test.values()))
     if not args.resume:
         plan_steps(hps, len(train))
+        check(hps)
     task = task_class(data, train, dev, hps, world)
     trainer = Trainer(task, model, tokenizer, hps, world, args.tqdm_off or not world.is_main)
     if args.resume:
@@ -168,12 +164,15 @@ def finetune(args, flags, hps, keys, data, world):
               f"{'nothing is saved' if run.path is None else f'run folder {run.path}'}", sep="\n", flush=True)
     trainer.fit(run)
     run.close()
-    return trainer, run, None if trainer.stopped else finish(trainer, run, flags.task)
+    return trainer, run, None if trainer.stopped else finish(
+        trainer, run, flags.task, dict(zip(data.test, (made for made, _ in test))))
 
 
 def main():
     args = parse_arguments()
     flags, hps, keys = settings(args)
+    if not args.no_save:
+        check_parent(args.runs_dir)
     machine.keep_freed_memory()
     world = distributed.join(args.cpu)
     data = read_task(flags.task, flags.data, flags.dev, flags.text, flags.text_pair, flags.label, flags.small)
@@ -188,7 +187,8 @@ def main():
         if world.is_main:
             print(f"\nbest of step {trainer.best['step']}: {trainer.task.summary(scores)}")
             if run.path is not None:
-                print(f"run folder:   {run.path}\npredictions:  {run.path / 'predictions.csv'}\n"
+                files = ", ".join(["predictions.csv", *(f"{name}.tsv" for name in data.test)])
+                print(f"run folder:   {run.path}\npredictions:  {files} in it\n"
                       f"go on with:   {this_script()} --task {flags.task} --init-from {run.path} ...")
     if len(results) > 1 and world.is_main:
         print(f"\n{table(results, data.metrics)}")

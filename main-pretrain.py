@@ -18,7 +18,7 @@ from trainer.errors import RunError
 from trainer.initial import adapted_model, new_model
 from trainer.loop import Trainer
 from trainer.pretraining import Pretraining
-from trainer.run import Run, read_config
+from trainer.run import Run, check_parent, read_config
 
 # Flags that decide what is trained; they are kept in the run's config.json. The others say how this process runs.
 TRAINING_FLAGS = dict(model="base", data=None, text_field="text", documents="file", small=False, tokenizer=None,
@@ -77,9 +77,9 @@ def resumed_settings(args, given):
     args.cache_dir = args.cache_dir or config["cache_dir"]
     flags = SimpleNamespace(**{name: config[name] for name in TRAINING_FLAGS})
     hps = SimpleNamespace(**{key: config.get(key, value) for key, value in vars(HPS["pretrain", flags.model]).items()})
-    asked = SimpleNamespace(**vars(hps))
-    keys = override(asked, args.set)
-    refuse_changes(folder, config, given | {key: getattr(asked, key) for key in keys})
+    keys = override(hps, args.set)
+    check(hps)
+    refuse_changes(folder, config, given | {key: getattr(hps, key) for key in keys})
     flags.tokenizer = str(folder)
     return flags, hps, keys
 
@@ -87,6 +87,8 @@ def resumed_settings(args, given):
 def main():
     args = parse_arguments()
     flags, hps, keys = settings(args)
+    if not args.no_save:
+        check_parent(args.runs_dir)
     machine.keep_freed_memory()
     world = distributed.join(args.cpu)
     quiet = args.tqdm_off or not world.is_main
@@ -96,7 +98,7 @@ def main():
         vocabulary = flags.tokenizer or flags.init_from and checkpoint_folder(flags.init_from)
         store, tokenizer = prepare(source, args.cache_dir or DEFAULT_CACHE, tokenizer=vocabulary, kind=hps.tokenizer_kind,
                                    vocab_size=hps.vocab_size, seed=hps.seed, num_workers=torch.get_num_threads(),
-                                   progress=not quiet)
+                                   progress=not quiet, announce=world.is_main)
     hps.vocab_size = tokenizer.get_vocab_size()
     if args.resume:
         path, state = newest_of(args.resume, store)

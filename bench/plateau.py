@@ -1,4 +1,4 @@
-"""What makes `tiny` leave the plateau: one change at a time, at equal time.
+"""What makes a small model leave the plateau: one change at a time to `tiny` with four layers, at equal time.
 
     python bench/plateau.py --data FOLDER_OF_TEXT_FILES --minutes 6 --jobs 2 --threads 1
 
@@ -14,15 +14,23 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+BASE = ["num_hidden_layers=4"]
 VARIANTS = {
-    "tiny": [],
+    "4 layers": [],
     "no convolution": ["conv_kernel_size=0"],
     "AdamW": ["optimizer=adamw"],
     "LAMB": ["optimizer=lamb", "learning_rate=0.01"],
     "pre-LN": ["norm_position=pre"],
     "Nyström, convolution 33": ["attention=nystrom", "num_landmarks=32", "conv_kernel_size=33"],
+    "2 layers": ["num_hidden_layers=2"],
+    "3 layers": ["num_hidden_layers=3"],
     "8 layers": ["num_hidden_layers=8"],
     "12 layers": ["num_hidden_layers=12"],
+    "2 layers, hidden size 384": ["num_hidden_layers=2", "hidden_size=384", "num_attention_heads=6",
+                                  "intermediate_size=1536"],
+    "8 heads": ["num_attention_heads=8"],
+    "AdamW's beta2 0.98": ["adam_beta2=0.98"],
+    "no sentence objective": ["sentence_objective=none"],
 }
 
 
@@ -35,9 +43,11 @@ def main():
     parser.add_argument("--minutes", type=float, default=6)
     parser.add_argument("--jobs", type=int, default=2, help="runs at the same time")
     parser.add_argument("--threads", type=int, default=1, help="of each run")
+    parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=list(VARIANTS), metavar="NAME",
+                        help=f"of {', '.join(VARIANTS)} (default: all)")
     args = parser.parse_args()
     with ThreadPoolExecutor(args.jobs) as pool:
-        rows = list(pool.map(lambda item: measure(args, *item), VARIANTS.items()))
+        rows = list(pool.map(lambda name: measure(args, name, VARIANTS[name]), args.variants))
     print(f"{args.minutes:g} minutes a run, {args.threads} thread(s) each, {args.jobs} at a time\n")
     print("| variant | parameters | tokens/s | tokens | MLM loss | MLM accuracy | sentence-order accuracy |")
     print("|---|---|---|---|---|---|---|")
@@ -46,7 +56,7 @@ def main():
         speed = sum(r["tokens_per_second"] for r in records if r["kind"] == "train") / sum(
             r["kind"] == "train" for r in records)
         print(f"| {name} | {parameters} | {speed:,.0f} | {last['tokens'] / 1e6:.2f} M | {last['mlm_loss']:.3f} "
-              f"| {last['mlm_accuracy']:.3f} | {last['sentence_accuracy']:.3f} |")
+              f"| {last['mlm_accuracy']:.3f} | {last.get('sentence_accuracy', float('nan')):.3f} |")
     draw(rows, args.runs_dir / "plateau.png")
 
 
@@ -68,7 +78,7 @@ def train(args, name, settings):
                "--cache-dir", args.cache_dir, "--runs-dir", folder]
     if args.tokenizer:
         command += ["--tokenizer", args.tokenizer]
-    for setting in ["eval_sequences=256", "heldout_fraction=0.05", *settings]:
+    for setting in ["eval_sequences=256", "heldout_fraction=0.05", *BASE, *settings]:
         command += ["--set", setting]
     done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True,
                           env=os.environ | {"OMP_NUM_THREADS": str(args.threads)})

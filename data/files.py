@@ -127,12 +127,7 @@ class LocalFile:
         for number, line in enumerate(self.lines(), start=1):
             if not line.strip():
                 continue
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise DataError(f"{self.path}: line {number}: not JSON: {error}") from None
-            if not isinstance(row, dict):
-                raise DataError(f"{self.path}: line {number}: expected an object such as {{\"text\": ...}}")
+            row = json_row(line, f"{self.path}: line {number}")
             if self.text_field not in row:
                 raise self.missing_field(f"line {number}", row)
             text = row[self.text_field]
@@ -198,6 +193,21 @@ def row_paragraphs(text: str) -> Paragraphs:
         for paragraph in fold(line):
             yield starts, paragraph
             starts = False
+
+
+def json_row(line: str, place: str) -> dict:
+    """The object on a line of JSONL; DataError at `place` for anything else."""
+    try:
+        row = json.loads(line)
+        if "\\u" in line:
+            json.dumps(row, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise DataError(f"{place}: half of a character (a lone surrogate such as \\ud83d), which is no text") from None
+    except ValueError as error:
+        raise DataError(f"{place}: not JSON: {error}") from None
+    if not isinstance(row, dict):
+        raise DataError(f"{place}: expected an object such as {{\"text\": ...}}")
+    return row
 
 
 def column_texts(rows, field: str, where: str) -> Iterator[str]:

@@ -13,13 +13,18 @@ REPOSITORY = "nyu-mll/glue"
 @dataclass(frozen=True)
 class Layout:
     """folder: the task's name in the benchmark. columns: of the text(s) and the label in its .tsv files; numbers
-    where they have no header. hub: columns of the text(s) there."""
+    where they have no header. hub: columns of the text(s) there. test: {file of a submission: part it is made of}."""
     folder: str
     columns: tuple
     hub: tuple
     labels: tuple | None                                 # None: a number
     metrics: tuple = ("accuracy",)
     parts: tuple = ("dev",)
+    test: dict | None = None                             # None: {folder: "test"}
+
+    @property
+    def submissions(self):
+        return self.test or {self.folder: "test"}
 
 
 _BINARY = ("0", "1")
@@ -33,7 +38,8 @@ GLUE = {
     "qqp": Layout("QQP", ("question1", "question2", "is_duplicate"), ("question1", "question2"), _BINARY,
                   ("f1", "accuracy")),
     "mnli": Layout("MNLI", (*_SENTENCES, "gold_label"), ("premise", "hypothesis"),
-                   ("entailment", "neutral", "contradiction"), parts=("dev_matched", "dev_mismatched")),
+                   ("entailment", "neutral", "contradiction"), parts=("dev_matched", "dev_mismatched"),
+                   test={"MNLI-m": "test_matched", "MNLI-mm": "test_mismatched"}),
     "qnli": Layout("QNLI", ("question", "sentence", "label"), ("question", "sentence"), _ENTAILMENT),
     "rte": Layout("RTE", (*_SENTENCES, "label"), _SENTENCES, _ENTAILMENT),
     "wnli": Layout("WNLI", (*_SENTENCES, "label"), _SENTENCES, _BINARY),
@@ -44,15 +50,19 @@ def read_glue(name, folder=None):
     """The TaskData of a GLUE task from ``folder`` (its train.tsv and dev.tsv, or a folder with the task's in it).
 
     Without a folder it comes from the hub. Rows without text or with too few columns, which QQP has, are left out
-    and counted in the notes. Raises DataError for missing files or columns and unknown labels.
+    and counted in the notes. The test parts, where they are there, are read whole. Raises DataError for missing
+    files or columns and unknown labels.
     """
     layout, notes = GLUE[name], []
     if folder is None:
         parts = {part: _from_hub(name, layout, part) for part in ("train", *layout.parts)}
+        test = {file: _from_hub(name, layout, part) for file, part in layout.submissions.items()}
     else:
         folder = Path(folder)
         folder = folder / layout.folder if (folder / layout.folder).is_dir() else folder
         parts = {part: _from_file(folder / f"{part}.tsv", layout, notes) for part in ("train", *layout.parts)}
+        test = {file: _test_file(folder / f"{part}.tsv", layout) for file, part in layout.submissions.items()
+                if (folder / f"{part}.tsv").is_file()}
     held = [parts[part] for part in layout.parts]
     dev = held[0] if len(held) == 1 else Examples(
         [index for part in held for index in part.ids],
@@ -60,7 +70,7 @@ def read_glue(name, folder=None):
         [label for part in held for label in part.labels],
         [name.removeprefix("dev_") for name, part in zip(layout.parts, held) for _ in part.ids])
     kind = "regression" if layout.labels is None else "classification"
-    return TaskData(kind, parts["train"], dev, layout.metrics, list(layout.labels or ()), notes=notes)
+    return TaskData(kind, parts["train"], dev, layout.metrics, list(layout.labels or ()), notes, test)
 
 
 def _from_file(path, layout, notes):
@@ -94,6 +104,21 @@ def _from_file(path, layout, notes):
     return Examples([str(row) for row in range(len(rows))], inputs, labels)
 
 
+def _test_file(path, layout):
+    """The examples of a test file, ids in its first column; CoLA's has a header too."""
+    columns = [name for name in layout.columns[:-1] if isinstance(name, str)] or ["sentence"]
+    header, *rows = [line.split("\t") for line in text_lines(path)] or [[]]
+    for name in columns:
+        if name not in header:
+            raise DataError(f"{path}: no column '{name}' of {layout.folder}, there are: {', '.join(header)}")
+    for number, cells in enumerate(rows, start=2):
+        if len(cells) < len(header):
+            raise DataError(f"{path}: line {number}: {len(cells)} columns, the header has {len(header)}")
+    inputs = {ours: [cells[header.index(theirs)] for cells in rows]
+              for ours, theirs in zip(("text", "pair"), columns)}
+    return Examples([cells[0] for cells in rows], inputs, None)
+
+
 def _score(value, place):
     try:
         return float(value)
@@ -111,4 +136,4 @@ def _from_hub(name, layout, part):
         raise DataError(f"{REPOSITORY}: {name} cannot be loaded from the hub ({first_line(error)}); "
                         f"for files on this machine: --data FOLDER") from error
     inputs = {ours: list(rows[theirs]) for ours, theirs in zip(("text", "pair"), layout.hub)}
-    return Examples([str(index) for index in rows["idx"]], inputs, list(rows["label"]))
+    return Examples([str(index) for index in rows["idx"]], inputs, None if part.startswith("test") else list(rows["label"]))

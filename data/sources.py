@@ -13,6 +13,7 @@ from data.files import SUFFIXES, LocalFile, Paragraphs, column_texts, first_line
 
 DOCUMENTS = ("file", "blank-line", "line")
 SMALL_BYTES = 2_000_000
+SMALL_SPLITS = ("train[:1%]", "train[:10%]")  # of hub data, the first that holds so much
 NAMED_SOURCES = ("pydocs", "wikipedia")
 WIKIPEDIA = ("wikimedia/wikipedia", "20231101.en")
 
@@ -25,7 +26,7 @@ def open_source(
     A name is `pydocs`, `wikipedia`, `hf:NAME[:CONFIG]`, a file, a folder (every file of a known suffix below
     it, sorted by path, hidden ones left out) or a glob. `documents` says where a `.txt` file is cut into
     documents: at its end (`file`), at blank lines or at each line. Rows of the other formats are documents,
-    and `text_field` names their column. `small` keeps 1 % of the text, at least 2 MB of local input.
+    and `text_field` names their column. `small` keeps 1 % of the text, more where that is under 2 MB.
     Raises DataError for what cannot be found, has an unknown format or is empty.
     """
     if documents not in DOCUMENTS:
@@ -40,6 +41,8 @@ def open_source(
             parts.append(HubDataset(*WIKIPEDIA, "text", small))
         elif name.startswith("hf:"):
             repository, _, configuration = name.removeprefix("hf:").partition(":")
+            if not repository:
+                raise DataError(f"--data {name}: write hf:NAME or hf:NAME:CONFIG, such as hf:{':'.join(WIKIPEDIA)}")
             parts.append(HubDataset(repository, configuration or None, text_field, small))
         else:
             parts.extend(LocalFile(path, text_field, documents) for path in local_files(name))
@@ -104,16 +107,18 @@ class HubDataset:
         self.repository = repository
         self.configuration = configuration
         self.text_field = text_field
-        self.split = "train[:1%]" if small else "train"
         self.position = 0
-        try:
-            self.rows = load_dataset(repository, configuration, split=self.split)
-        except Exception as error:  # the hub's faults have no common class
-            raise DataError(f"--data {self.name}: cannot be loaded from the hub ({first_line(error)}); "
-                            "for text on this machine: --data FOLDER") from error
-        if text_field not in self.rows.column_names:
-            raise DataError(f"--data {self.name}: no column '{text_field}', there are: "
-                            f"{', '.join(self.rows.column_names)}; name one with --text-field")
+        for self.split in (*SMALL_SPLITS, "train") if small else ("train",):
+            try:
+                self.rows = load_dataset(repository, configuration, split=self.split)
+            except Exception as error:  # the hub's faults have no common class
+                raise DataError(f"--data {self.name}: cannot be loaded from the hub ({first_line(error)}); "
+                                "for text on this machine: --data FOLDER") from error
+            if text_field not in self.rows.column_names:
+                raise DataError(f"--data {self.name}: no column '{text_field}', there are: "
+                                f"{', '.join(self.rows.column_names)}; name one with --text-field")
+            if self.split == "train" or self._holds(SMALL_BYTES):
+                break
 
     @property
     def name(self) -> str:
@@ -123,9 +128,21 @@ class HubDataset:
         return {"hub": self.repository, "configuration": self.configuration, "split": self.split,
                 "text_field": self.text_field, "dataset": self.rows._fingerprint}
 
+    def _holds(self, wanted: int) -> bool:
+        """Whether there are that many characters of text."""
+        found = 0
+        for text in self._texts():
+            found += len(text)
+            if found >= wanted:
+                return True
+        return False
+
+    def _texts(self):
+        return column_texts(self.rows.select_columns([self.text_field]), self.text_field, self.name)
+
     def paragraphs(self) -> Paragraphs:
         self.position = 0
-        for text in column_texts(self.rows.select_columns([self.text_field]), self.text_field, self.name):
+        for text in self._texts():
             self.position += len(text.encode())
             yield from row_paragraphs(text)
 

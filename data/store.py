@@ -21,7 +21,7 @@ from tqdm import tqdm
 from data.blocks import EncodedBlock, encode_blocks, paragraph_blocks, token_dtype
 from data.errors import DataError
 from data.sentences import SPLITTER
-from data.tokenizer import load_tokenizer, save_tokenizer, train_tokenizer
+from data.tokenizer import load_tokenizer, save_tokenizer, special_ids, train_tokenizer
 
 FORMAT = 1
 
@@ -76,12 +76,13 @@ class Store:
 
 
 def prepare(source, cache_dir, *, tokenizer: str | None, kind: str, vocab_size: int, seed: int,
-            num_workers: int, progress: bool = True) -> tuple[Store, Tokenizer]:
+            num_workers: int, progress: bool = True, announce: bool = True) -> tuple[Store, Tokenizer]:
     """Tokenise `source` into a store in `cache_dir`, or open the one that is there already.
 
     tokenizer: path of one (see `load_tokenizer`), or None to train one of `kind` ("unigram", "wordpiece")
     and `vocab_size` on the source. num_workers: tokenising processes, 0 for none but this; the result
-    does not depend on it. Prints one line with the counts. DataError for an empty source or a full disk.
+    does not depend on it. announce: print one line with the counts. DataError for an empty source, a
+    tokenizer that lacks a special token, or a full disk.
     """
     cache_dir = Path(cache_dir).expanduser()
     with _disk_errors(cache_dir):
@@ -90,6 +91,7 @@ def prepare(source, cache_dir, *, tokenizer: str | None, kind: str, vocab_size: 
         vocabulary = _trained_tokenizer(source, cache_dir, kind, vocab_size, seed, progress)
     else:
         vocabulary = load_tokenizer(tokenizer)
+    special_ids(vocabulary)              # refuses a tokenizer without them before the text is read
     content = hashlib.sha256(vocabulary.to_str().encode()).hexdigest()
     path = cache_dir / f"store-{_digest(source.fingerprint(), content, FORMAT, SPLITTER)}"
     store = _open_whole(path)
@@ -104,9 +106,10 @@ def prepare(source, cache_dir, *, tokenizer: str | None, kind: str, vocab_size: 
             _write_store(encoded, folder, meta, cache_dir)
             _publish(folder, path, cache_dir)
         store = Store.open(path)
-    print(f"{source.name}: {store.num_documents:,} documents, {store.num_sentences:,} sentences, "
-          f"{store.num_tokens:,} tokens of {vocabulary.get_vocab_size():,} pieces"
-          f"{'' if built else f' (from {cache_dir})'}")
+    if announce:
+        print(f"{source.name}: {store.num_documents:,} documents, {store.num_sentences:,} sentences, "
+              f"{store.num_tokens:,} tokens of {vocabulary.get_vocab_size():,} pieces"
+              f"{'' if built else f' (from {cache_dir})'}")
     return store, vocabulary
 
 

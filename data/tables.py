@@ -1,11 +1,10 @@
 """Rows of table files (.csv, .tsv, .jsonl, .parquet), faults named by file and line."""
 import csv
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
 from data.errors import DataError
-from data.files import LocalFile, first_line
+from data.files import LocalFile, first_line, json_row
 from data.sources import nearest
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
@@ -20,11 +19,7 @@ class Table:
 
     def __init__(self, path):
         self.path = existing(path)
-        suffix = self.path.suffix
-        if suffix not in SUFFIXES:
-            raise DataError(f"{path}: unknown suffix '{suffix}'; known are {' '.join(SUFFIXES)}")
-        read = {".csv": _delimited, ".tsv": _tabbed, ".jsonl": _json_lines, ".parquet": _parquet}[suffix]
-        self.rows = list(read(self.path))
+        self.rows = list(rows_of(path))
         if not self.rows:
             raise DataError(f"{path}: no rows in it")
         self.columns = list(dict.fromkeys(name for _, row in self.rows for name in row))
@@ -39,6 +34,15 @@ class Table:
     def place(self, index):
         """Where row ``index`` stands, for a message."""
         return f"{self.path}: {self.rows[index][0]}"
+
+
+def rows_of(path) -> Iterator[tuple[str, dict]]:
+    """(place, row) of each row of a table file, one at a time; see `Table`."""
+    path = existing(path)
+    read = {".csv": _delimited, ".tsv": _tabbed, ".jsonl": _json_lines, ".parquet": _parquet}.get(path.suffix)
+    if read is None:
+        raise DataError(f"{path}: unknown suffix '{path.suffix}'; known are {' '.join(SUFFIXES)}")
+    return read(path)
 
 
 def existing(path) -> Path:
@@ -83,23 +87,18 @@ def _row(path, number, header, cells):
 
 def _json_lines(path):
     for number, line in enumerate(text_lines(path), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise DataError(f"{path}: line {number}: not JSON: {error}") from None
-        if not isinstance(row, dict):
-            raise DataError(f"{path}: line {number}: expected an object such as {{\"text\": ..., \"label\": ...}}")
-        yield f"line {number}", row
+        if line.strip():
+            yield f"line {number}", json_row(line, f"{path}: line {number}")
 
 
 def _parquet(path):
+    import pyarrow
     import pyarrow.parquet
 
     try:
-        rows = pyarrow.parquet.read_table(path).to_pylist()
-    except Exception as error:  # pyarrow's faults have no common class
+        batches = pyarrow.parquet.ParquetFile(path).iter_batches(1000)
+        rows = (row for batch in batches for row in batch.to_pylist())
+        for number, row in enumerate(rows, start=1):
+            yield f"row {number}", row
+    except (OSError, pyarrow.ArrowException) as error:
         raise DataError(f"{path}: not a readable Parquet file: {first_line(error)}") from error
-    for number, row in enumerate(rows, start=1):
-        yield f"row {number}", row

@@ -42,7 +42,8 @@ class TaskData:
     """Training and held-out examples; ``metrics[0]`` chooses the best checkpoint.
 
     kind: classification, regression, multilabel, tagging, questions or choice. labels: the names of the classes
-    or tags. notes: what a user should know of the reading, such as rows left out.
+    or tags. notes: what a user should know of the reading, such as rows left out. test: examples without labels, by
+    the name of the file that their predictions are submitted in.
     """
     kind: str
     train: Examples
@@ -50,6 +51,7 @@ class TaskData:
     metrics: tuple[str, ...]
     labels: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    test: dict[str, Examples] = field(default_factory=dict)
 
     def fingerprint(self):
         """A digest of all examples."""

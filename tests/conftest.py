@@ -54,17 +54,33 @@ def arguments(corpus, cache, runs, settings=(), flags=()):
 def script(name, args, **kwargs):
     """The script as a process of its own, started and not waited for."""
     return subprocess.Popen([sys.executable, ROOT / name, *args], cwd=ROOT, text=True, stdout=subprocess.PIPE,
-                            stderr=subprocess.PIPE, env=os.environ | {"OMP_NUM_THREADS": "1"}, **kwargs)
+                            stderr=subprocess.PIPE, **kwargs)
 
 
-@pytest.fixture
-def pretrain(monkeypatch, capsys):
-    """Run main-pretrain.py in this process: called with its arguments, returns code, out and err."""
-    def run(args):
-        monkeypatch.setattr(sys, "argv", ["main-pretrain.py", *args])
-        monkeypatch.syspath_prepend(str(ROOT))
-        with pytest.raises(SystemExit) as leaving:
-            runpy.run_path(str(ROOT / "main-pretrain.py"), run_name="__main__")
-        captured = capsys.readouterr()
-        return SimpleNamespace(code=leaving.value.code, out=captured.out, err=captured.err)
-    return run
+def _in_process(name):
+    @pytest.fixture
+    def call(monkeypatch, capsys):
+        """Run the script in this process: called with its arguments, returns code, out and err."""
+        def run(args):
+            monkeypatch.setattr(sys, "argv", [name, *args])
+            monkeypatch.syspath_prepend(str(ROOT))
+            with pytest.raises(SystemExit) as leaving:
+                runpy.run_path(str(ROOT / name), run_name="__main__")
+            captured = capsys.readouterr()
+            return SimpleNamespace(code=leaving.value.code, out=captured.out, err=captured.err)
+        return run
+    return call
+
+
+pretrain = _in_process("main-pretrain.py")
+finetune = _in_process("main-finetune.py")
+inference = _in_process("main-inference.py")
+
+
+def refused(result, *words):
+    """Assert that a script ended with code 2 and one line of these words."""
+    assert result.code == 2, result.err
+    lines = result.err.strip().splitlines()
+    assert lines[-1].startswith("error: ") and "Traceback" not in result.err
+    for word in words:
+        assert word in lines[-1]

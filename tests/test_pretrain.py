@@ -10,7 +10,7 @@ import time
 
 import pytest
 import torch
-from conftest import ROOT, arguments, script
+from conftest import ROOT, arguments, refused, script
 from safetensors.torch import load_file
 
 from albert import AlbertForPretraining
@@ -182,15 +182,6 @@ def test_one_document_is_held_out_by_its_last_part(corpus, cache, tmp_path, pret
     assert result.code == 0 and "held-out MLM loss" in result.out
 
 
-def refused(result, *words):
-    """One line, exit code 2, and the words it must say."""
-    assert result.code == 2
-    lines = result.err.strip().splitlines()
-    assert lines[-1].startswith("error: ") and "Traceback" not in result.err
-    for word in words:
-        assert word in lines[-1]
-
-
 @pytest.mark.parametrize("settings, words", [
     (["learning_rat=1"], ["learning_rate"]),
     (["warmup_steps=12"], ["warmup_steps=12", "max_steps=12"]),
@@ -246,6 +237,25 @@ def test_flags_at_their_own_values_are_no_other_config(finished, corpus, cache, 
     result = pretrain(["--resume", str(run), "--model", "tiny", "--set", "batch_size=8", "--cache-dir", str(cache),
                        "--cpu", "--tqdm-off"])
     assert result.code == 0 and "held-out MLM loss" in result.out
+
+
+def test_a_resumed_run_may_log_otherwise(finished, cache, tmp_path, pretrain):
+    run = tmp_path / "run"
+    shutil.copytree(finished[0], run)
+    shutil.rmtree(run / "checkpoints" / "step-0000012")
+    result = pretrain(["--resume", str(run), "--set", "log_every=4", "--set", "num_workers=1", "--cache-dir", str(cache),
+                       "--cpu", "--tqdm-off"])
+    assert result.code == 0
+    steps = [json.loads(line)["step"] for line in (run / "log.jsonl").read_text().splitlines() if '"train"' in line]
+    assert steps == [*range(1, 9), 12]
+    refused(pretrain(["--resume", str(run), "--set", "log_every=0", "--cpu"]), "log_every=0", "at least 1")
+
+
+def test_a_runs_folder_that_cannot_be(corpus, cache, tmp_path, pretrain):
+    (tmp_path / "file").write_text("")
+    for runs in (tmp_path / "file", tmp_path / "file" / "runs"):
+        refused(pretrain(arguments(corpus, tmp_path / "cache", runs)), "--runs-dir", "a file")
+    assert not (tmp_path / "cache").exists()
 
 
 def test_resume_notices_that_the_text_has_changed(finished, corpus, cache, tmp_path, pretrain):

@@ -136,6 +136,11 @@ def test_memory_stays_flat(tmp_path):
     assert int(grown.stdout) * unit < 10_000_000 < path.stat().st_size
 
 
+def test_half_a_character_in_jsonl(tmp_path):
+    message = fault(write(tmp_path / "a.jsonl", '{"text": "fine \\ud83d\\ude00"}\n{"text": "half \\ud83d"}\n'))
+    assert "line 2" in message and "surrogate" in message
+
+
 @pytest.mark.parametrize("suffix", [".txt", ".txt.gz", ".txt.zst", ".jsonl"])
 def test_bytes_read_reach_the_total(tmp_path, suffix):
     line = json.dumps({"text": "Some words in a line."}) + "\n"
@@ -212,13 +217,18 @@ def test_wikipedia(hub):
     assert part == {"hub": "wikimedia/wikipedia", "configuration": "20231101.en", "split": "train",
                     "text_field": "text"}
     open_source(["wikipedia"], small=True)
-    assert hub[1:] == [("wikimedia/wikipedia", "20231101.en", "train[:1%]")]
+    assert hub[1:] == [("wikimedia/wikipedia", "20231101.en", split) for split in ("train[:1%]", "train[:10%]", "train")]
 
 
-def test_hub_datasets_by_name(hub):
+def test_hub_datasets_by_name(hub, monkeypatch):
     assert read("hf:someone/plain-text") == [(True, "One."), (False, "Two."), (True, "Three.")]
+    monkeypatch.setattr(sources, "SMALL_BYTES", 3)
     assert [text for _, text in read("hf:someone/books:de", text_field="body", small=True)] == ["1", "2", "3"]
     assert hub == [("someone/plain-text", None, "train"), ("someone/books", "de", "train[:1%]")]
+
+
+def test_hub_names_nothing():
+    assert "hf:NAME" in fault("hf:") and "hf:NAME" in fault("hf::x")
 
 
 def test_hub_dataset_without_the_column(hub):

@@ -13,6 +13,7 @@ import albert
 from data.errors import DataError
 from data.examples import NO_LABEL
 from data.features import features
+from data.spans import best_spans
 from data.task_files import read_task
 from data.tasks import Examples, TaskData
 from data.tokenizer import load_tokenizer
@@ -87,10 +88,12 @@ def test_the_hub_is_asked_for_repositories_of_plain_files(monkeypatch):
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     mnli, squad, race = read_task("mnli"), read_task("squad2"), read_task("race")
     assert asked == [("nyu-mll/glue", "mnli", "train"), ("nyu-mll/glue", "mnli", "validation_matched"),
-                     ("nyu-mll/glue", "mnli", "validation_mismatched"), ("rajpurkar/squad_v2", "train"),
+                     ("nyu-mll/glue", "mnli", "validation_mismatched"), ("nyu-mll/glue", "mnli", "test_matched"),
+                     ("nyu-mll/glue", "mnli", "test_mismatched"), ("rajpurkar/squad_v2", "train"),
                      ("rajpurkar/squad_v2", "validation"), *(("ehovy/race", level, split) for split in
                                                              ("train", "validation") for level in ("middle", "high"))]
     assert mnli.dev.groups == ["matched", "mismatched"] and mnli.train.labels == [1] and mnli.train.ids == ["7"]
+    assert {file: part.labels for file, part in mnli.test.items()} == {"MNLI-m": None, "MNLI-mm": None}
     assert squad.train.labels == [[(3, "Rome")]] and race.dev.labels == [2, 2]
 
 
@@ -227,7 +230,7 @@ def test_best_spans_are_those_of_a_search_of_all():
     rng = np.random.default_rng(1)
     start, end = rng.normal(size=(2, 60))
     usable, central = np.arange(60) >= 10, rng.random(60) < 0.6
-    spans, none = answers.best_spans(start, end, usable, central)
+    spans, none = best_spans(start, end, usable, central)
     every = max((start[a] + end[b], a, b) for a in range(10, 60) if central[a] for b in range(a, min(a + 30, 60)))
     assert spans[0] == pytest.approx(every) and none == start[0] + end[0]
     assert [score for score, *_ in spans] == sorted((score for score, *_ in spans), reverse=True)

@@ -4,7 +4,6 @@ import torch
 import torch.nn.functional as F
 
 from trainer import metrics
-from trainer.errors import RunError
 from trainer.finetuning import Finetuning, forward, in_order
 
 
@@ -13,13 +12,12 @@ class Classification(Finetuning):
 
     ``class_weights=balanced`` weighs a class by N / (classes · its examples), as scikit-learn does.
     """
+    options = ("class_weights", "label_smoothing")
 
     def __init__(self, data, train, dev, hps, world):
         super().__init__(data, train, dev, hps, world)
         labels = train.targets["labels"]
         counts = np.bincount(labels, minlength=len(data.labels) or train.choices)
-        if hps.class_weights not in ("none", "balanced"):
-            raise RunError(f"class_weights={hps.class_weights}: there are none and balanced")
         weights = len(labels) / (len(counts) * np.maximum(counts, 1)) if hps.class_weights == "balanced" else None
         self.weights = None if weights is None else torch.tensor(weights, dtype=torch.float32)
         self.majority = counts.argmax()
@@ -27,7 +25,7 @@ class Classification(Finetuning):
 
     def counts(self, batch):
         counts = super().counts(batch)
-        if self.weights is not None:
+        if self.weights is not None and "labels" in batch:
             counts["label"] = float(self.weights.to(batch["labels"].device)[batch["labels"]].sum())
         return counts
 

@@ -11,6 +11,8 @@ from trainer.errors import RunError
 
 
 DEFAULT_CACHE = "~/.cache/albert"
+# Keys that change nothing of what is learned: a resumed run may go on with others.
+PROCESS_KEYS = ("num_workers", "log_every", "save_every", "keep_checkpoints")
 
 
 def add_process_flags(parser):
@@ -26,9 +28,9 @@ def add_process_flags(parser):
 
 
 def refuse_changes(folder, config, asked):
-    """Raise RunError for a flag or key of ``asked`` that differs from the run's ``config``."""
+    """Raise RunError for a flag or key of ``asked`` that differs from the run's ``config`` and may not."""
     for name, value in asked.items():
-        if value != config.get(name, value):
+        if value != config.get(name, value) and name not in PROCESS_KEYS:
             raise RunError(f"--resume {folder}: the run has {name}={config[name]}, not {value}; leave it out, "
                            f"or start a new run without --resume")
 

@@ -3,6 +3,17 @@ import numpy as np
 import torch
 
 from data import draws
+from trainer.errors import RunError
+
+
+def plan_steps(hps, examples):
+    """Fill in the numbers of updates that depend on how many examples there are."""
+    epoch = -(-examples // hps.batch_size)
+    hps.max_steps = min(hps.max_steps or hps.max_epochs * epoch, hps.max_epochs * epoch)
+    if hps.warmup_steps is None:
+        hps.warmup_steps = int(hps.warmup_share * hps.max_steps)
+    hps.eval_every = hps.eval_every or max(epoch // 4, 1)
+    hps.save_every = hps.save_every or epoch
 
 
 class Finetuning:
@@ -13,10 +24,14 @@ class Finetuning:
     """
     count_names = ("label", "tokens")
     sum_names = ("label_loss",)
+    options = ()                       # of class_weights and label_smoothing, those that the loss knows
 
     def __init__(self, data, train, dev, hps, world):
         """data: the `TaskData`; train, dev: its `Features`."""
         self.data, self.train, self.dev, self.hps, self.world = data, train, dev, hps, world
+        for key, without in (("class_weights", "none"), ("label_smoothing", 0.0)):
+            if getattr(hps, key) != without and key not in self.options:
+                raise RunError(f"{key}={getattr(hps, key)}: the loss of a {data.kind} task has none; leave it out")
 
     def position(self):
         return {"epoch": 0, "sample": 0}
@@ -48,9 +63,10 @@ class Finetuning:
                 yield {"epoch": epoch, "sample": sample}, self.micro_batches(self.train, examples)
             epoch, sample = epoch + 1, 0
 
-    def evaluation(self):
-        """This process's share of the held-out micro-batches."""
-        return [batch for _, batch in self.micro_batches(self.dev, np.arange(len(self.dev)))]
+    def evaluation(self, features=None):
+        """This process's share of the micro-batches of ``features``, the held-out ones."""
+        features = features or self.dev
+        return [batch for _, batch in self.micro_batches(features, np.arange(len(features)))]
 
     def micro_batches(self, features, examples):
         examples = examples[np.argsort(-features.lengths[examples], kind="stable")]

@@ -21,13 +21,10 @@ from trainer.optimizers import build_optimizers, schedule
 class Trainer:
     """Trains ``model`` on ``task``, an object like ``trainer.pretraining.Pretraining``.
 
-    Raises RunError for hyperparameters that no run can have. ``quiet`` prints plain lines in place of a bar.
+    ``hps`` has passed `hps.check`. ``quiet`` prints plain lines in place of a bar.
     """
 
     def __init__(self, task, model, tokenizer, hps, world, quiet=False):
-        if hps.warmup_steps >= hps.max_steps:
-            raise RunError(f"warmup_steps={hps.warmup_steps} is not below max_steps={hps.max_steps}: "
-                           f"--set warmup_steps={hps.max_steps // 10}")
         self.task, self.tokenizer, self.hps, self.world, self.quiet = task, tokenizer, hps, world, quiet
         self.model = model.to(world.device)
         self.params = [p for p in model.parameters() if p.requires_grad]
@@ -150,7 +147,8 @@ class Trainer:
 
     def _diverged(self, step):
         rate = self.hps.learning_rate * schedule(step, self.hps.warmup_steps, self.hps.max_steps)
-        good = "none was saved" if None in (self._saved, self.run.path) else self.run.checkpoints / f"step-{self._saved:07d}"
+        saved = None not in (self._saved, self.run.path)
+        good = self.run.checkpoints / f"step-{self._saved:07d}" if saved else "none was saved"
         return (f"the loss is not finite at step {step}, learning rate {rate:.3g}; last good checkpoint: {good}; "
                 f"start again with a lower --set learning_rate")
 

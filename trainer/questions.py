@@ -2,6 +2,7 @@
 import numpy as np
 import torch.nn.functional as F
 
+from data.spans import BEST_SPANS, best_spans
 from trainer import answers
 from trainer.finetuning import Finetuning, forward
 
@@ -56,7 +57,7 @@ class SpanAnswering(Finetuning):
                 row = slice(features.offsets[window], features.offsets[window + 1])
                 size = row.stop - row.start
                 first, last = (features.spans[name][row] for name in ("first", "last"))
-                best, none = answers.best_spans(start[:size], end[:size], first >= 0,
+                best, none = best_spans(start[:size], end[:size], first >= 0,
                                                 features.spans["central"][row].astype(bool))
                 question = features.targets["example"][window]
                 nothing[question] = min(nothing[question], none)
@@ -67,5 +68,5 @@ class SpanAnswering(Finetuning):
             texts = {}
             for score, text in sorted(candidates, key=lambda candidate: -candidate[0]):
                 texts.setdefault(text, score)
-            found.append((list(texts.items())[:answers.BEST_SPANS] or [("", -1e9)], float(none)))
+            found.append((list(texts.items())[:BEST_SPANS] or [("", -1e9)], float(none)))
         return found

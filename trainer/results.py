@@ -10,10 +10,11 @@ from trainer import checkpoints
 from trainer.errors import RunError
 
 
-def finish(trainer, run, task_name):
+def finish(trainer, run, task_name, test):
     """The held-out scores of the best step, its checkpoint and files left in the folder of ``run``.
 
     The best checkpoint is the only one left. Without a folder the scores are those logged at that step.
+    test: {file: Features} of `TaskData.test`.
     """
     best = trainer.best["step"]
     if run.path is None:
@@ -25,11 +26,15 @@ def finish(trainer, run, task_name):
     task = trainer.task
     means, outputs = trainer.predict(task.evaluation())
     scores = {**means, **task.metrics(outputs)}
+    submissions = {name: trainer.predict(task.evaluation(features))[1] for name, features in test.items()}
     if not trainer.world.is_main:
         return scores
     checkpoints.prune(run.checkpoints, 0, best)
     try:
         write_predictions(run.path / "predictions.csv", task.predictions(outputs, task.data.dev))
+        for name, outputs in submissions.items():
+            rows = task.predictions(outputs, task.data.test[name])
+            write_table(run.path / f"{name}.tsv", "excel-tab", [("index", "prediction"), *(row[:2] for row in rows)])
         checkpoints.write_json(run.path / "metrics.json", {
             "task": task_name, "command": shlex.join(sys.argv),
             "best_step": best, "steps": trainer.step, "seed": trainer.hps.seed,
@@ -42,12 +47,16 @@ def finish(trainer, run, task_name):
 
 def write_predictions(path, rows):
     """id, prediction, probability: .csv of the examples in their order, written whole or not at all."""
+    write_table(path, "excel", [("id", "prediction", "probability"), *(
+        (name, prediction, probability if probability == "" else f"{probability:.6f}")
+        for name, prediction, probability in rows)])
+
+
+def write_table(path, dialect, rows):
+    """Rows to a file in a dialect of the module csv."""
     temporary = path.with_name(path.name + ".tmp")
     with open(temporary, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(("id", "prediction", "probability"))
-        writer.writerows((name, prediction, probability if probability == "" else f"{probability:.6f}")
-                         for name, prediction, probability in rows)
+        csv.writer(file, dialect, lineterminator="\n").writerows(rows)
     os.replace(temporary, path)
 
 

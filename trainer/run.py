@@ -70,7 +70,7 @@ class Run:
                 self._board.add_scalar(f"{record['kind']}/{key}", value, record["step"])
 
     def draw(self, baselines):
-        """Redraw curves.png: losses and metrics of the last evaluation against tokens; ``baselines`` are {label: loss} levels."""
+        """Redraw curves.png: losses and metrics of the last evaluation against tokens; ``baselines``: {label: loss}."""
         if not self.writes:
             return
         import matplotlib
@@ -115,10 +115,20 @@ def read_config(folder):
     return config
 
 
+def check_parent(parent):
+    """Make the folder that runs are made in; RunError where it cannot be written."""
+    try:
+        Path(parent).mkdir(parents=True, exist_ok=True)
+        reason = None if os.access(parent, os.W_OK) else "not writable"
+    except OSError as error:
+        reason = "a file" if isinstance(error, (FileExistsError, NotADirectoryError)) else error.strerror
+    if reason:
+        raise RunError(f"--runs-dir {parent}: {reason}; name a folder that can be written")
+
+
 def _new_folder(parent, task, config, environment):
     name = f"{task}-{datetime.now():%Y-%m-%d_%H-%M-%S}"
     try:
-        Path(parent).mkdir(parents=True, exist_ok=True)
         path = _unused(Path(parent) / name)
         checkpoints.write_json(path / "config.json", config)
         checkpoints.write_json(path / "environment.json", environment)

@@ -10,6 +10,7 @@ from trainer.finetuning import Finetuning, forward
 class Tagging(Finetuning):
     """The tag of each word, by cross-entropy over its first sub-word. A word that was cut off is predicted O (where
     there is no O, the first tag)."""
+    options = ("label_smoothing",)
 
     def counts(self, batch):
         return {**super().counts(batch), "label": int((batch["tags"] != NO_LABEL).sum())}

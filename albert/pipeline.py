@@ -1,0 +1,423 @@
+"""Answers from a checkpoint, in one line:
+
+    fill = pipeline("fill-mask", "runs/pretrain-...")
+    fill("the [MASK] sat on the mat")
+
+A pipeline takes one input, or a list of them, and returns a dictionary, or a list of them in the same order. An input
+is a text or, for the tasks of several texts, a tuple of them. A text that is longer than the model is read in windows
+that overlap by a quarter; "windows" says in how many. An empty input is answered by an empty dictionary.
+"""
+import json
+import re
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+
+import torch
+
+from albert.config import AlbertConfig
+from albert.errors import ModelError
+from albert.models import (Albert, AlbertForMultipleChoice, AlbertForPretraining, AlbertForQuestionAnswering,
+                           AlbertForSequenceClassification, AlbertForTokenClassification)
+from albert.pretrained import checkpoint_folder, read_config
+
+OVERLAP = 0.25            # of a window with the next
+BATCH_TOKENS = 4096       # tokens a forward pass, padding included
+CHUNK = 256               # inputs whose windows are sorted by length together
+
+
+class Pipeline:
+    """What the tasks have in common: texts to windows, windows to batches of about one length, results in order.
+
+    Each task has a `model_class`, names its `inputs`, and defines `rows` (the windows of encoded texts), `read` (what
+    is kept of a batch's output) and `answer` (of all windows of one input).
+    """
+    model_class = Albert
+    changes = {}                 # of the configuration
+    inputs = ("text",)
+
+    def __init__(self, folder: Path, config: AlbertConfig, device: torch.device, dtype: torch.dtype | None, **options):
+        from data.tokenizer import load_tokenizer, special_ids
+
+        self.folder, self.config, self.device, self.dtype = folder, config, device, dtype
+        self.model = self.model_class.from_pretrained(folder, **self.changes).to(device)
+        self.tokenizer = load_tokenizer(folder)
+        self.special = special_ids(self.tokenizer)
+        self.length = config.max_position_embeddings
+        self.set(**options)
+
+    def set(self):
+        """Take the options of the task; those without any take none."""
+
+    def __call__(self, inputs):
+        if isinstance(inputs, list):
+            return list(self.stream(inputs))
+        return next(self.stream([inputs]))
+
+    def stream(self, inputs: Iterable) -> Iterator[dict]:
+        """The answers to any number of inputs, a chunk of them in memory at a time."""
+        inputs = iter(inputs)
+        while chunk := list(islice(inputs, CHUNK)):
+            chunk = [item if isinstance(item, tuple) else (item,) for item in chunk]
+            for item in chunk:
+                if len(item) != len(self.inputs):
+                    raise ModelError(f"this task takes {' and '.join(self.inputs)}, not {len(item)} "
+                                     f"text{'s' * (len(item) != 1)}")
+            asked = [index for index, item in enumerate(chunk) if all(map(_filled, item))]
+            answers = [{} for _ in chunk]
+            for index, answer in zip(asked, self._answers([chunk[index] for index in asked])):
+                answers[index] = answer
+            yield from answers
+
+    def _answers(self, items):
+        windows, owners = [], []
+        for number, rows in enumerate(self.rows(items)):
+            windows += rows
+            owners += [number] * len(rows)
+        outputs = self._outputs(windows)
+        grouped = [[] for _ in items]
+        for owner, window, output in zip(owners, windows, outputs):
+            grouped[owner].append((window, output))
+        return [self.answer(item, group) for item, group in zip(items, grouped)]
+
+    def _outputs(self, windows):
+        """What `read` keeps of each window, computed in batches of about one length."""
+        order = sorted(range(len(windows)), key=lambda index: -len(windows[index]["ids"]))
+        outputs, start = [None] * len(windows), 0
+        while start < len(order):
+            width = len(windows[order[start]]["ids"])
+            batch = [windows[index] for index in order[start:start + max(1, BATCH_TOKENS // width)]]
+            ids, types = (torch.full((len(batch), width), fill) for fill in (self.special.pad, 0))
+            for row, window in enumerate(batch):
+                ids[row, :len(window["ids"])] = torch.tensor(window["ids"])
+                types[row, :len(window["ids"])] = torch.tensor(window["types"])
+            lengths = torch.tensor([len(window["ids"]) for window in batch])
+            mask = None if lengths[-1] == width else torch.arange(width) < lengths[:, None]
+            inputs = [None if tensor is None else tensor.to(self.device) for tensor in (ids, types, mask)]
+            with torch.inference_mode(), torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
+                kept = self.read(batch, *inputs)
+            for index, output in zip(order[start:], kept):
+                outputs[index] = output
+            start += len(batch)
+        return outputs
+
+    def rows(self, items):
+        """The windows of each item's only text: [{"ids", "types", "offsets", "begin"}]."""
+        encoded = self.tokenizer.encode_batch([text for text, *_ in items], add_special_tokens=False)
+        return [self._windows(encoding.ids, offsets=encoding.offsets) for encoding in encoded]
+
+    def _windows(self, ids, **columns):
+        """Windows [CLS] ids [SEP]; ``begin`` is the first token of each, other columns are cut as ids are."""
+        room = self.length - 2
+        step = max(1, room - int(OVERLAP * room))
+        windows = []
+        for begin in range(0, max(len(ids) - room, 0) + step, step):
+            part = slice(begin, begin + room)
+            if begin and begin + room - step >= len(ids):
+                break
+            body = [self.special.cls, *ids[part], self.special.sep]
+            windows.append({"ids": body, "types": [0] * len(body), "begin": begin,
+                            **{name: column[part] for name, column in columns.items()}})
+        return windows
+
+    def _pairs(self, pairs):
+        """One row [CLS] a [SEP] b [SEP] for each pair, the longer one cut where it does not fit."""
+        from tokenizers import Tokenizer
+
+        cutting = Tokenizer.from_str(self.tokenizer.to_str())
+        cutting.enable_truncation(self.length, strategy="longest_first")
+        return [{"ids": encoding.ids, "types": encoding.type_ids, "cut": bool(encoding.overflowing)}
+                for encoding in cutting.encode_batch(pairs)]
+
+
+class FillMask(Pipeline):
+    """text with [MASK] in it → {"text" with the likeliest pieces in place, "masks": [{"start", "end",
+    "predictions": [{"token", "probability"}]}], "windows"}."""
+    model_class = AlbertForPretraining
+    changes = {"sentence_objective": "none"}
+
+    def set(self, top_k: int = 5):
+        self.top_k = top_k
+
+    def rows(self, items):
+        mask = self.tokenizer.id_to_token(self.special.mask)
+        for text, in items:
+            if mask not in text:
+                raise ModelError(f"no {mask} in the text '{text[:60]}': put it where a word is to be guessed")
+        rows = super().rows(items)
+        for windows in rows:
+            for window in windows:
+                window["masks"] = [place for place, index in enumerate(window["ids"]) if index == self.special.mask]
+        return [[window for window in windows if window["masks"]] for windows in rows]
+
+    def read(self, batch, ids, types, mask):
+        positions = (ids == self.special.mask).flatten().nonzero().squeeze(1)
+        logits = self.model(ids, types, mask, positions).mlm_logits.float()
+        best = logits.softmax(-1).topk(self.top_k)
+        return zip(*(part.split([len(window["masks"]) for window in batch]) for part in (best.indices, best.values)))
+
+    def answer(self, item, windows):
+        text, = item
+        found = {}                      # place in the text → (tokens to the nearer end of the window, predictions)
+        for window, (indices, values) in windows:
+            for place, tokens, probabilities in zip(window["masks"], indices.tolist(), values.tolist()):
+                centrality = min(place, len(window["ids"]) - place)
+                key = window["offsets"][place - 1]
+                if key not in found or centrality > found[key][0]:
+                    found[key] = centrality, [{"token": self.tokenizer.decode([token]), "probability": probability}
+                                              for token, probability in zip(tokens, probabilities)]
+        masks = [{"start": start, "end": end, "predictions": predictions}
+                 for (start, end), (_, predictions) in sorted(found.items())]
+        for mask in reversed(masks):
+            text = text[:mask["start"]] + mask["predictions"][0]["token"] + text[mask["end"]:]
+        return {"text": text, "masks": masks, "windows": len(windows)}
+
+
+class SentenceOrder(Pipeline):
+    """two texts → {"in_order": probability, "cut"}; of a model of next sentences {"follows": probability, "cut"}."""
+    model_class = AlbertForPretraining
+    inputs = ("first", "second")
+
+    def rows(self, items):
+        return [[row] for row in self._pairs(items)]
+
+    def read(self, batch, ids, types, mask):
+        none = torch.zeros(0, dtype=torch.long, device=ids.device)
+        return self.model(ids, types, mask, none).sop_logits.float().softmax(-1)[:, 0].tolist()
+
+    def answer(self, item, windows):
+        (window, probability), = windows
+        return {"in_order" if self.config.sentence_objective == "sop" else "follows": probability, "cut": window["cut"]}
+
+
+class Embed(Pipeline):
+    """text → {"embedding": tensor (H,), "windows"}: the mean of its tokens' hidden states, or ``pooling="pooled"``
+    the pooled first token; with ``normalize`` of length 1."""
+
+    def set(self, pooling: str = "mean", normalize: bool = False):
+        if pooling not in ("mean", "pooled"):
+            raise ModelError(f"pooling={pooling}: there are mean and pooled")
+        self.pooling, self.normalize = pooling, normalize
+
+    def read(self, batch, ids, types, mask):
+        hidden, pooled = self.model(ids, types, mask)
+        if self.pooling == "pooled":
+            return pooled.float().cpu()
+        real = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask
+        return ((hidden.float() * real[..., None]).sum(1) / real.sum(1, keepdim=True)).cpu()
+
+    def answer(self, item, windows):
+        weights = torch.tensor([float(len(window["ids"])) for window, _ in windows])
+        mean = (torch.stack([output for _, output in windows]) * weights[:, None]).sum(0) / weights.sum()
+        return {"embedding": mean / mean.norm() if self.normalize else mean, "windows": len(windows)}
+
+
+class Classify(Pipeline):
+    """text → {"label", "probability", "probabilities": {label: probability}, "windows"}, the mean of the windows; of a
+    model of several labels {"labels", "probabilities", "windows"}; of a regression {"value", "windows"}."""
+    model_class = AlbertForSequenceClassification
+
+    def read(self, batch, ids, types, mask):
+        logits = self.model(ids, types, mask).float()
+        if self.config.problem_type == "regression":
+            return logits[:, 0].tolist()
+        several = self.config.problem_type == "multi_label_classification"
+        return (logits.sigmoid() if several else logits.softmax(-1)).cpu()
+
+    def answer(self, item, windows):
+        weights = [len(window["ids"]) for window, _ in windows]
+        mean = sum(weight * output for weight, (_, output) in zip(weights, windows)) / sum(weights)
+        read = {"windows": len(windows)} if "begin" in windows[0][0] else {"cut": windows[0][0]["cut"]}
+        if self.config.problem_type == "regression":
+            return {"value": mean, **read}
+        probabilities = dict(zip(_labels(self.config), mean.tolist()))
+        if self.config.problem_type == "multi_label_classification":
+            return {"labels": [label for label, p in probabilities.items() if p >= 0.5],
+                    "probabilities": probabilities, **read}
+        best = max(probabilities, key=probabilities.get)
+        return {"label": best, "probability": probabilities[best], "probabilities": probabilities, **read}
+
+
+class Pair(Classify):
+    """two texts → what `Classify` answers, with "cut" in place of "windows"."""
+    inputs = ("first", "second")
+
+    def rows(self, items):
+        return [[row] for row in self._pairs(items)]
+
+
+class Tag(Pipeline):
+    """text → {"entities": [{"label", "text", "start", "end", "probability"}], "windows"}, with character offsets.
+
+    Words are runs of letters and digits, and single other characters. Labels B-X, I-X and O are joined to entities;
+    of other labels each word is one.
+    """
+    model_class = AlbertForTokenClassification
+
+    def rows(self, items):
+        spans = [[match.span() for match in re.finditer(r"\w+|[^\w\s]", text)] for text, in items]
+        split = [[text[start:end] for start, end in words] for (text,), words in zip(items, spans)]
+        encoded = self.tokenizer.encode_batch(split, is_pretokenized=True, add_special_tokens=False)
+        return [[{**window, "spans": words} for window in self._windows(encoding.ids, words=encoding.word_ids)]
+                for encoding, words in zip(encoded, spans)]
+
+    def read(self, batch, ids, types, mask):
+        best = self.model(ids, types, mask).float().softmax(-1).max(-1)
+        return zip(best.indices.tolist(), best.values.tolist())
+
+    def answer(self, item, windows):
+        text, names, found = *item, _labels(self.config), {}
+        for window, (labels, probabilities) in windows:
+            before = None
+            for place, word in enumerate(window["words"]):
+                centrality = min(place, len(window["words"]) - 1 - place)
+                if word != before and (word not in found or centrality > found[word][0]):
+                    found[word] = centrality, names[labels[place + 1]], probabilities[place + 1]
+                before = word
+        entities = []
+        for word, (start, end) in enumerate(windows[0][0]["spans"]):
+            _, label, probability = found.get(word, (0, "O", 1.0))
+            mark, _, kind = label.rpartition("-")
+            if label == "O":
+                continue
+            last = entities[-1] if entities else None
+            if mark == "I" and last and last["label"] == kind and last["word"] == word - 1:
+                last.update(end=end, text=text[last["start"]:end], word=word,
+                            probability=min(last["probability"], probability))
+            else:
+                entities.append({"label": kind if mark in ("B", "I") else label, "text": text[start:end],
+                                 "start": start, "end": end, "probability": probability, "word": word})
+        return {"entities": [{name: value for name, value in entity.items() if name != "word"} for entity in entities],
+                "windows": len(windows)}
+
+
+class Answer(Pipeline):
+    """question and context → {"answer", "start", "end", "score", "no_answer_score", "windows"}: characters of the
+    context, and the sums of the logits of the span and of no answer. The answer is "" (start and end None) where the
+    latter is ahead by more than ``threshold``: by default what fine-tuning has found on its held-out questions; where
+    it has seen no unanswerable ones there is always an answer."""
+    model_class = AlbertForQuestionAnswering
+    inputs = ("question", "context")
+
+    def set(self, threshold: float | None = None, doc_stride: int = 128):
+        self.threshold, self.doc_stride = threshold, doc_stride
+        if threshold is None:
+            for folder in (self.folder, *self.folder.parents[:2]):         # a run's checkpoint lies two levels below it
+                if (folder / "metrics.json").is_file():
+                    self.threshold = json.loads((folder / "metrics.json").read_text())["dev"].get("threshold")
+
+    def rows(self, items):
+        from data.features import features
+        from data.tasks import Examples
+
+        questions, contexts = map(list, zip(*items))
+        examples = Examples([str(index + 1) for index in range(len(items))],
+                            {"question": questions, "context": contexts}, [[] for _ in items])
+        made, _ = features("questions", examples, self.tokenizer, self.length, doc_stride=self.doc_stride)
+        rows = [[] for _ in items]
+        for row, (begin, end) in enumerate(zip(made.offsets, made.offsets[1:])):
+            part = slice(begin, end)
+            rows[made.targets["example"][row]].append(
+                {"ids": made.tokens["input_ids"][part].tolist(), "types": made.tokens["token_type_ids"][part].tolist(),
+                 **{name: values[part] for name, values in made.spans.items()}})
+        return rows
+
+    def read(self, batch, ids, types, mask):
+        out = self.model(ids, types, mask)
+        return zip(out.start_logits.float().cpu().numpy(), out.end_logits.float().cpu().numpy())
+
+    def answer(self, item, windows):
+        from data.spans import best_spans
+
+        best, nothing = (-float("inf"), None, None), float("inf")
+        for window, (starts, ends) in windows:
+            size = len(window["ids"])
+            spans, none = best_spans(starts[:size], ends[:size], window["first"] >= 0, window["central"].astype(bool))
+            nothing = min(nothing, none)
+            best = max([best, *((score, int(window["first"][a]), int(window["last"][b])) for score, a, b in spans[:1])],
+                       key=lambda span: span[0])
+        score, start, end = best
+        if start is None or (self.threshold is not None and nothing - score > self.threshold):
+            start, end, text = None, None, ""
+        else:
+            text = item[1][start:end]
+            start, text = start + len(text) - len(text.lstrip()), text.strip()
+            end = start + len(text)
+        return {"answer": text, "start": start, "end": end, "score": score, "no_answer_score": nothing,
+                "windows": len(windows)}
+
+
+class Choose(Pipeline):
+    """article, question and list of options → {"choice": number from 0, "option", "probability", "probabilities",
+    "cut"}."""
+    model_class = AlbertForMultipleChoice
+    inputs = ("article", "question", "options")
+
+    def rows(self, items):
+        pairs = [(article, f"{question} {option}") for article, question, options in items for option in options]
+        made = iter(self._pairs(pairs))
+        return [[next(made) for _ in options] for *_, options in items]
+
+    def read(self, batch, ids, types, mask):
+        def choices(tensor):
+            return None if tensor is None else tensor[:, None]
+        return self.model(choices(ids), choices(types), choices(mask)).float()[:, 0].tolist()
+
+    def answer(self, item, windows):
+        probabilities = torch.tensor([score for _, score in windows]).softmax(0).tolist()
+        choice = max(range(len(probabilities)), key=probabilities.__getitem__)
+        return {"choice": choice, "option": item[2][choice], "probability": probabilities[choice],
+                "probabilities": probabilities, "cut": any(window["cut"] for window, _ in windows)}
+
+
+TASKS = {"fill-mask": FillMask, "sentence-order": SentenceOrder, "embed": Embed, "classify": Classify, "pair": Pair,
+         "regress": Classify, "tag": Tag, "qa": Answer, "choose": Choose}
+
+
+def pipeline(task: str | None, checkpoint, device: str | None = None, precision: str = "fp32", **options) -> Pipeline:
+    """The pipeline of a task over a checkpoint: a run folder, a checkpoint folder, or a folder or hub name in the
+    Hugging Face layout.
+
+    task: one of `TASKS`, or None for what the checkpoint was made for. device: "cuda" where there is one. precision:
+    fp32, or bf16 or fp16 autocast. options: of the task, see its `set`. Raises ModelError for a task that is unknown
+    or that the checkpoint can't do, and for an option that the task does not have.
+    """
+    folder = checkpoint_folder(checkpoint)
+    config = read_config(folder)
+    abilities = (*_abilities(folder, config), "embed")
+    task = task or abilities[0]
+    if task not in TASKS:
+        raise ModelError(f"task {task}: choose from {', '.join(TASKS)}")
+    if task not in abilities:
+        raise ModelError(f"{checkpoint}: it can't do {task}; it can do {', '.join(abilities)}")
+    dtypes = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+    if precision not in dtypes:
+        raise ModelError(f"precision={precision}: there are {', '.join(dtypes)}")
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    try:
+        return TASKS[task](folder, config, device, dtypes[precision], **options)
+    except TypeError as error:
+        if "unexpected keyword" not in str(error):
+            raise
+        raise ModelError(f"task {task}: no option {str(error).split()[-1]}") from None
+
+
+def _abilities(folder: Path, config: AlbertConfig) -> tuple[str, ...]:
+    """The tasks of the heads that a checkpoint names, the first where none is asked for."""
+    names = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("architectures") or [""]
+    head = str(names[0]).rpartition("For")[2]
+    if head == "SequenceClassification":
+        return ("regress" if config.problem_type == "regression" else "classify", "pair")
+    if head.lower() == "pretraining":
+        return ("fill-mask",) if config.sentence_objective == "none" else ("fill-mask", "sentence-order")
+    return {"MaskedLM": ("fill-mask",), "TokenClassification": ("tag",), "QuestionAnswering": ("qa",),
+            "MultipleChoice": ("choose",)}.get(head, ())
+
+
+def _labels(config: AlbertConfig) -> list[str]:
+    names = config.id2label or {}
+    return [names.get(index, f"LABEL_{index}") for index in range(config.num_labels)]
+
+
+def _filled(part) -> bool:
+    return bool(part) and (all(map(_filled, part)) if isinstance(part, list) else bool(part.strip()))

@@ -1,0 +1,107 @@
+"""Ask a checkpoint: python main-inference.py runs/pretrain-... "the [MASK] sat on the mat" """
+import argparse
+import os
+import sys
+from itertools import islice
+from pathlib import Path
+
+from tqdm import tqdm
+
+from data.asking import FILES, WRITERS, argument_rows, file_rows, finished, write_array, write_table
+from albert import ModelError, pipeline
+from trainer.command import leave_with
+
+
+def parse_arguments():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("checkpoint", help="run folder, or folder or hub name in the Hugging Face layout")
+    parser.add_argument("inputs", nargs="*", metavar="TEXT",
+                        help="texts (for tasks of several texts all of them, one after the other), a file (.txt with "
+                             "one a line, .csv, .tsv, .jsonl, .parquet), or - for lines from standard input; texts of "
+                             "one line are parted by tabs")
+    parser.add_argument("--task", help="fill-mask, sentence-order, embed, classify, pair, regress, tag, qa or choose "
+                                       "(default: what the checkpoint was made for)")
+    parser.add_argument("--text", help="column of the (first) text in a file (default: text; of two texts: first; qa: "
+                                       "question; choose: article)")
+    parser.add_argument("--text-pair", help="column of the second text (default: second; qa: context; choose: "
+                                            "question)")
+    parser.add_argument("--format", choices=list(WRITERS), help="default: table for texts, jsonl for files and lines")
+    parser.add_argument("--output", type=Path, metavar="FILE", help=".jsonl or .csv, or .npy for embed, in place of "
+                                                                    "standard output")
+    parser.add_argument("--append", action="store_true", help="go on where --output ends: its rows are not asked again")
+    parser.add_argument("--interactive", action="store_true", help="ask at a prompt")
+    parser.add_argument("--top-k", type=int, help="fill-mask: how many predictions a mask (default 5)")
+    parser.add_argument("--pooling", help="embed: mean or pooled (default mean)")
+    parser.add_argument("--normalize", action="store_true", default=None, help="embed: to length 1")
+    parser.add_argument("--threshold", type=float, help="qa: how far ahead no answer must be (default: what "
+                                                        "fine-tuning found)")
+    parser.add_argument("--precision", default="fp32", help="fp32, bf16 or fp16 (default fp32)")
+    parser.add_argument("--cpu", action="store_true", help="leave the GPU alone")
+    parser.add_argument("--tqdm-off", action="store_true", help="no progress bar")
+    args = parser.parse_intermixed_args()
+    if not args.inputs and not args.interactive:
+        parser.error("give a text, a file or -, or --interactive")
+    if args.append and (args.output is None or args.output.suffix == ".npy"):
+        parser.error("--append goes on with the .jsonl or .csv file that --output names")
+    if args.output and args.output.suffix not in (".jsonl", ".csv", ".npy"):
+        parser.error(f"--output {args.output}: give it the suffix .jsonl, .csv or .npy")
+    if args.output and args.output.exists() and not args.append:
+        parser.error(f"--output {args.output}: it exists; --append goes on with it")
+    return args
+
+
+def main():
+    args = parse_arguments()
+    options = {name: getattr(args, name) for name in ("top_k", "pooling", "normalize", "threshold")
+               if getattr(args, name) is not None}
+    ask = pipeline(args.task, args.checkpoint, "cpu" if args.cpu else None, args.precision, **options)
+    if args.interactive:
+        return converse(ask)
+    from_file = args.inputs == ["-"] or len(args.inputs) == 1 and args.inputs[0].endswith(FILES)
+    rows = file_rows(args.inputs[0], ask.inputs, args.text, args.text_pair) if from_file else \
+        argument_rows(args.inputs, ask.inputs)
+    done = finished(args.output) if args.append and args.output.exists() else 0
+    answers = answered(ask, tqdm(islice(rows, done, None), unit="row", initial=done, leave=False, dynamic_ncols=True,
+                                 disable=args.tqdm_off or not from_file or not sys.stderr.isatty()))
+    if args.output and args.output.suffix == ".npy":
+        write_array(args.output, answers, ask.config.hidden_size)
+        return 0
+    kind = args.output.suffix[1:] if args.output else args.format or ("jsonl" if from_file else "table")
+    try:
+        with open(args.output or os.dup(1), "a" if args.append else "w", newline="", encoding="utf-8") as file:
+            WRITERS[kind](file, answers, done > 0)
+    except BrokenPipeError:              # the reader, such as head, has seen enough
+        return 128 + 13
+    return 0
+
+
+def answered(ask, rows):
+    """(columns to keep, answer) of each row, in order; rows are (columns, inputs)."""
+    kept = []
+
+    def inputs():
+        for columns, item in rows:
+            kept.append(columns)
+            yield item
+    for answer in ask.stream(inputs()):
+        yield kept.pop(0), answer
+
+
+def converse(ask):
+    """Ask and answer at a prompt until the end of input."""
+    while True:
+        try:
+            item = [input(f"{name}> ") for name in ask.inputs]
+        except EOFError:
+            print()
+            return 0
+        if ask.inputs[-1] == "options":
+            item[-1] = [option.strip() for option in item[-1].split("|")]
+        try:
+            write_table(sys.stdout, [({}, ask(tuple(item)))])
+        except ModelError as fault:
+            print(fault)
+
+
+if __name__ == "__main__":
+    leave_with(main)

@@ -1,0 +1,256 @@
+"""main-inference.py and albert.pipeline over small checkpoints, beside 🤗 Transformers on the same weights."""
+import csv
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from conftest import ROOT, refused
+from test_finetune import checkpoint  # noqa: F401
+
+import albert
+from albert import AlbertConfig, pipeline
+from data.errors import DataError
+from data.tokenizer import load_tokenizer, save_tokenizer
+
+HEADS = {"pretraining": albert.AlbertForPretraining, "classes": albert.AlbertForSequenceClassification,
+         "number": albert.AlbertForSequenceClassification, "tags": albert.AlbertForTokenClassification,
+         "span": albert.AlbertForQuestionAnswering, "choice": albert.AlbertForMultipleChoice}
+LABELS = {"classes": dict(id2label={0: "bad", 1: "good", 2: "so"}), "number": dict(num_labels=1, problem_type="regression"),
+          "tags": dict(id2label={0: "B-LOC", 1: "I-LOC", 2: "O"})}
+
+
+@pytest.fixture(scope="session")
+def models(checkpoint, tmp_path_factory):  # noqa: F811
+    """A folder with a new softmax model of every head, which 🤗 Transformers can read."""
+    folder = tmp_path_factory.mktemp("models")
+    tokenizer = load_tokenizer(checkpoint)
+    for number, (name, kind) in enumerate(HEADS.items()):
+        torch.manual_seed(number)
+        kind(AlbertConfig(vocab_size=tokenizer.get_vocab_size(), embedding_size=16, hidden_size=32, num_hidden_layers=2,
+                          num_attention_heads=2, intermediate_size=64, max_position_embeddings=40, initializer_range=0.3,
+                          **LABELS.get(name, {}))).save_pretrained(folder / name)
+        save_tokenizer(tokenizer, folder / name)
+    return folder
+
+
+TEXTS = ["sun gold joy", "the rain and the rust of it", "", "who lives in Rome", "grief"]
+
+
+def test_fill_mask_as_transformers(models):
+    texts = ["sun [MASK] joy", "the [MASK] and the [MASK] of it"]
+    peer = transformers.pipeline("fill-mask", model=transformers.AlbertForMaskedLM.from_pretrained(models / "pretraining"),
+                                 tokenizer=transformers.AutoTokenizer.from_pretrained(models / "pretraining"), top_k=5)
+    ours = pipeline("fill-mask", models / "pretraining")(texts)
+    for answer, theirs in zip(ours, peer(texts)):
+        for mask, guesses in zip(answer["masks"], theirs if isinstance(theirs[0], list) else [theirs]):
+            assert [guess["probability"] for guess in mask["predictions"]] == pytest.approx(
+                [guess["score"] for guess in guesses], abs=1e-5)
+            assert [guess["token"] for guess in mask["predictions"]] == [guess["token_str"].strip() for guess in guesses]
+    first = ours[0]["masks"][0]
+    assert (first["start"], first["end"]) == (4, 10)
+    assert ours[0]["text"] == f"sun {first['predictions'][0]['token']} joy"
+
+
+def test_classes_as_transformers_in_any_company(models):
+    peer = transformers.pipeline("text-classification", model=str(models / "classes"), top_k=None)
+    classify = pipeline(None, models / "classes")
+    alone = [classify(text) for text in TEXTS]
+    for text, answer, together in zip(TEXTS, alone, classify(TEXTS)):
+        if not text:
+            assert answer == together == {}
+            continue
+        expected = {guess["label"]: guess["score"] for guess in peer(text)}
+        assert answer["probabilities"] == pytest.approx(expected, abs=1e-5)
+        assert together["probabilities"] == pytest.approx(expected, abs=1e-5)
+        assert answer["label"] == max(expected, key=expected.get) and answer["windows"] == 1
+
+
+def test_pairs_numbers_and_sentence_order(models):
+    tokenizer = load_tokenizer(models / "classes")
+    encoding = tokenizer.encode("sun gold", "rain")
+    ids, types = torch.tensor([encoding.ids]), torch.tensor([encoding.type_ids])
+    with torch.no_grad():
+        logits = albert.AlbertForSequenceClassification.from_pretrained(models / "classes")(ids, types)
+        order = albert.AlbertForPretraining.from_pretrained(models / "pretraining")(ids, types).sop_logits
+        number = albert.AlbertForSequenceClassification.from_pretrained(models / "number")(ids, types)
+    answer = pipeline("pair", models / "classes")(("sun gold", "rain"))
+    assert list(answer["probabilities"].values()) == pytest.approx(logits.softmax(-1)[0].tolist(), abs=1e-6)
+    answer = pipeline("sentence-order", models / "pretraining")(("sun gold", "rain"))
+    assert answer["in_order"] == pytest.approx(float(order.softmax(-1)[0, 0]), abs=1e-6) and answer["cut"] is False
+    assert pipeline("pair", models / "number")(("sun gold", "rain"))["value"] == pytest.approx(float(number), abs=1e-6)
+    assert "value" in pipeline(None, models / "number")("sun")
+    assert pipeline("pair", models / "classes")(("sun " * 90, "rain"))["cut"] is True
+
+
+@pytest.mark.parametrize("pooling", ["mean", "pooled"])
+def test_embeddings(models, pooling):
+    model, tokenizer = albert.Albert.from_pretrained(models / "classes"), load_tokenizer(models / "classes")
+    embed = pipeline("embed", models / "classes", pooling=pooling)
+    for text, answer in zip(TEXTS, embed(TEXTS)):
+        if text:
+            with torch.no_grad():
+                hidden, pooled = model(torch.tensor([tokenizer.encode(text).ids]))
+            expected = hidden[0].mean(0) if pooling == "mean" else pooled[0]
+            torch.testing.assert_close(answer["embedding"], expected, atol=1e-5, rtol=0)
+    unit = pipeline("embed", models / "classes", pooling=pooling, normalize=True)("sun")["embedding"]
+    assert float(unit.norm()) == pytest.approx(1)
+
+
+def test_a_long_text_is_read_in_windows(models):
+    text = " ".join(["sun", "rain"] * 60)
+    length = len(load_tokenizer(models / "classes").encode(text, add_special_tokens=False).ids)
+    for task, name in (("classify", "classes"), ("embed", "classes"), ("tag", "tags"), ("regress", "number")):
+        answer = pipeline(task, models / name)(text)
+        assert answer["windows"] == 1 + -(-(length - 38) // 29)             # of 38 tokens, one every 38 - 9
+    entities = pipeline("tag", models / "tags")(text)["entities"]
+    assert entities and all(text[e["start"]:e["end"]] == e["text"] for e in entities)
+    answer = pipeline("fill-mask", models / "pretraining")(f"{text} [MASK] {text}")
+    assert len(answer["masks"]) == 1 and answer["text"].startswith(text) and answer["text"].endswith(text)
+
+
+def test_entities(models):
+    tag = pipeline("tag", models / "tags")
+    names = {"sun": "B-LOC", "gold": "I-LOC", "rain": "I-LOC", ".": "O"}
+    text = "sun gold. rain sun gold"
+    words = ["sun", "gold", ".", "rain", "sun", "gold"]
+    row, = tag.rows([(text,)])
+    window, = row
+    labels = [2] * len(window["ids"])
+    for place, word in enumerate(window["words"]):
+        labels[place + 1] = ["B-LOC", "I-LOC", "O"].index(names[words[word]])
+    answer = tag.answer((text,), [(window, (labels, [0.5] * len(labels)))])
+    assert [(e["text"], e["label"], e["start"], e["end"]) for e in answer["entities"]] == [
+        ("sun gold", "LOC", 0, 8), ("rain", "LOC", 10, 14), ("sun gold", "LOC", 15, 23)]
+
+
+def test_answers_as_transformers(models):
+    question, context = "who lives in Rome", "the sun and Anna lives in Rome here"
+    answer = pipeline("qa", models / "span")((question, context))
+    assert answer["answer"] and context[answer["start"]:answer["end"]] == answer["answer"]
+    encoding = load_tokenizer(models / "span").encode(question, context)
+    with torch.no_grad():
+        out = albert.AlbertForQuestionAnswering.from_pretrained(models / "span")(
+            torch.tensor([encoding.ids]), torch.tensor([encoding.type_ids]))
+    start, end = out.start_logits[0], out.end_logits[0]
+    inside = [place for place, sequence in enumerate(encoding.sequence_ids) if sequence == 1]
+    best = max(float(start[a] + end[b]) for a in inside for b in inside if a <= b < a + 30)
+    assert answer["score"] == pytest.approx(best, abs=1e-5)
+    assert answer["no_answer_score"] == pytest.approx(float(start[0] + end[0]), abs=1e-5)
+    odds = answer["no_answer_score"] - answer["score"]
+    assert pipeline("qa", models / "span", threshold=odds + 1)((question, context))["answer"] == answer["answer"]
+    assert pipeline("qa", models / "span", threshold=odds - 1)((question, context))["answer"] == ""
+
+
+def test_choices(models):
+    item = ("sun gold joy", "who", ["rain", "gold", "rust"])
+    answer = pipeline("choose", models / "choice")(item)
+    assert sum(answer["probabilities"]) == pytest.approx(1) and answer["option"] == item[2][answer["choice"]]
+    swapped = pipeline("choose", models / "choice")((*item[:2], item[2][::-1]))
+    assert swapped["probabilities"] == pytest.approx(answer["probabilities"][::-1], abs=1e-6)
+
+
+def test_what_a_checkpoint_cannot_do(models):
+    for task, name, words in (("qa", "classes", "it can do classify, pair, embed"), ("tag", "span", "qa, embed"),
+                              ("dance", "classes", "fill-mask"), ("fill-mask", "tags", "tag, embed")):
+        with pytest.raises(albert.ModelError, match=words):
+            pipeline(task, models / name)
+    with pytest.raises(albert.ModelError, match="no .MASK. in the text"):
+        pipeline("fill-mask", models / "pretraining")("sun")
+    with pytest.raises(albert.ModelError, match="no option 'top_k'"):
+        pipeline("tag", models / "tags", top_k=3)
+    with pytest.raises(albert.ModelError, match="first and second, not 1 text"):
+        pipeline("pair", models / "classes")("sun")
+
+
+def ask(*args, text=None, **kwargs):
+    return subprocess.run([sys.executable, ROOT / "main-inference.py", *map(str, args), "--cpu"], input=text, cwd=ROOT,
+                          capture_output=True, **kwargs)
+
+
+def test_options_before_and_after_texts(inference, models):
+    fill = ["sun [MASK] joy", "--top-k", "2"]
+    for args in ([str(models / "pretraining"), *fill], ["--top-k", "2", str(models / "pretraining"), fill[0]]):
+        result = inference([*args, "--format", "json", "--cpu"])
+        assert result.code == 0, result.err
+        answer, = json.loads(result.out)
+        assert len(answer["masks"][0]["predictions"]) == 2
+    table = inference([str(models / "pretraining"), *fill, "--cpu"]).out
+    assert "masks" in table and "sun" in table
+
+
+def test_files_come_back_in_order_with_their_columns(inference, models, tmp_path):
+    rows = [{"id": str(number), "review": text} for number, text in enumerate(TEXTS)]
+    with open(tmp_path / "a.csv", "w", newline="") as file:
+        csv.DictWriter(file, ["id", "review"]).writeheader()
+        csv.DictWriter(file, ["id", "review"]).writerows(rows)
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    expected = pipeline(None, models / "classes")(TEXTS)
+    for name in ("a.csv", "a.jsonl"):
+        result = inference([str(models / "classes"), str(tmp_path / name), "--text", "review", "--cpu"])
+        answers = [json.loads(line) for line in result.out.splitlines()]
+        assert [(a["id"], a["review"]) for a in answers] == [(row["id"], row["review"]) for row in rows]
+        assert [a.get("label") for a in answers] == [a.get("label") for a in expected]
+        result = inference([str(models / "classes"), str(tmp_path / name), "--text", "review", "--format", "csv", "--cpu"])
+        answers = list(csv.DictReader(io.StringIO(result.out)))
+        assert [a["label"] for a in answers] == [a.get("label", "") for a in expected]
+    refused(inference([str(models / "classes"), str(tmp_path / "a.csv"), "--cpu"]), "a.csv: line 2", "id, review", "--text")
+
+
+def test_lines_and_a_run_that_goes_on(inference, models, tmp_path):
+    lines = tmp_path / "lines.txt"
+    lines.write_text("\n".join(TEXTS) + "\n")
+    whole, part = tmp_path / "whole.jsonl", tmp_path / "part.jsonl"
+    assert inference([str(models / "classes"), str(lines), "--output", str(whole), "--cpu"]).code == 0
+    part.write_bytes(whole.read_bytes()[:200])                                  # cut within a line
+    assert inference([str(models / "classes"), str(lines), "--output", str(part), "--append", "--cpu"]).code == 0
+    assert part.read_bytes() == whole.read_bytes() and whole.read_text().count("\n") == len(TEXTS)
+    assert inference([str(models / "classes"), str(lines), "--output", str(whole), "--cpu"]).code == 2
+    table = tmp_path / "table.csv"
+    for _ in range(2):
+        assert inference([str(models / "classes"), str(lines), "--output", str(table), "--append", "--cpu"]).code == 0
+        assert len(list(csv.DictReader(open(table)))) == len(TEXTS)
+    assert inference([str(models / "classes"), "--task", "embed", str(lines), "--output", str(tmp_path / "e.npy"),
+                      "--cpu"]).code == 0
+    array = np.load(tmp_path / "e.npy")
+    assert array.shape == (len(TEXTS), 32) and not array[2].any() and array[0].any()
+
+
+def test_standard_input_and_output(models):
+    done = ask(models / "classes", "-", text="sun\nrain\n".encode())
+    assert done.returncode == 0 and len(done.stdout.splitlines()) == 2 and not done.stderr
+    done = ask(models / "classes", "-", text=b"sun\n\xff\n")
+    assert done.returncode == 2 and b"line 2" in done.stderr and b"Traceback" not in done.stderr
+    process = subprocess.Popen(f"yes sun | '{sys.executable}' '{ROOT / 'main-inference.py'}' '{models / 'classes'}' - --cpu "
+                               "| head -n 3", shell=True, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                               preexec_fn=lambda: signal.signal(signal.SIGPIPE, signal.SIG_DFL), env=os.environ)
+    out, err = process.communicate(timeout=60)
+    assert len(out.splitlines()) == 3 and not err
+
+
+def test_interactive(inference, models, monkeypatch):
+    asked = iter(["sun [MASK]", "no mask here", "gold [MASK]"])
+
+    def answer(prompt):
+        try:
+            return next(asked)
+        except StopIteration:
+            raise EOFError from None
+    monkeypatch.setattr("builtins.input", answer)
+    result = inference([str(models / "pretraining"), "--interactive", "--cpu"])
+    assert result.code == 0 and "sun" in result.out and "no [MASK]" in result.out and "gold" in result.out
+
+
+def test_inference_in_one_line(inference, models, tmp_path):
+    refused(inference([str(models / "pretraining"), "sun", "--cpu"]), "no [MASK]")
+    refused(inference([str(models / "classes"), "sun", "--task", "qa", "--cpu"]), "it can do classify")
+    refused(inference([str(tmp_path / "none"), "sun", "--cpu"]), "none")
+    refused(inference([str(models / "classes"), str(tmp_path / "none.csv"), "--cpu"]), "none.csv", "no such file")
+    refused(inference([str(models / "span"), "who", "--cpu"]), "question and context")
+    assert issubclass(DataError, Exception)
