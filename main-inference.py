@@ -1,7 +1,9 @@
 """Ask a checkpoint: python main-inference.py runs/pretrain-... "the [MASK] sat on the mat" """
 import argparse
 import os
+import signal
 import sys
+from contextlib import nullcontext
 from itertools import islice
 from pathlib import Path
 
@@ -68,10 +70,12 @@ def main():
         return 0
     kind = args.output.suffix[1:] if args.output else args.format or ("jsonl" if from_file else "table")
     try:
-        with open(args.output or os.dup(1), "a" if args.append else "w", newline="", encoding="utf-8") as file:
+        with open(args.output, "a" if args.append else "w", newline="", encoding="utf-8") if args.output else \
+                nullcontext(sys.stdout) as file:
             WRITERS[kind](file, answers, done > 0)
     except BrokenPipeError:              # the reader, such as head, has seen enough
-        return 128 + 13
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     return 0
 
 

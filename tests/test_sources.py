@@ -261,6 +261,7 @@ def test_a_folder_in_the_layout_of_a_hub_dataset(tmp_path, monkeypatch):
     monkeypatch.setattr(sources, "WIKIPEDIA", (str(tmp_path / "set"), "20231101.en"))
     found = read("wikipedia")
     assert len(found) == 400 and found[:2] == [(True, "Part 0, row 0."), (False, "More.")]
+    monkeypatch.setattr(sources, "SMALL_BYTES", 20)
     assert read("wikipedia", small=True) == found[:4]
     assert open_source(["wikipedia"]).fingerprint() == open_source(["wikipedia"]).fingerprint()
 

@@ -116,19 +116,19 @@ def read_config(folder):
 
 
 def check_parent(parent):
-    """Make the folder that runs are made in; RunError where it cannot be written."""
-    try:
-        Path(parent).mkdir(parents=True, exist_ok=True)
-        reason = None if os.access(parent, os.W_OK) else "not writable"
-    except OSError as error:
-        reason = "a file" if isinstance(error, (FileExistsError, NotADirectoryError)) else error.strerror
-    if reason:
-        raise RunError(f"--runs-dir {parent}: {reason}; name a folder that can be written")
+    """RunError where the folder that runs are made in could not be made or written."""
+    existing = Path(parent).absolute()
+    while not existing.exists():
+        existing = existing.parent
+    if not (existing.is_dir() and os.access(existing, os.W_OK)):
+        reason = "not writable" if existing.is_dir() else "a file"
+        raise RunError(f"--runs-dir {parent}: {existing} is {reason}; name a folder that can be written")
 
 
 def _new_folder(parent, task, config, environment):
     name = f"{task}-{datetime.now():%Y-%m-%d_%H-%M-%S}"
     try:
+        Path(parent).mkdir(parents=True, exist_ok=True)
         path = _unused(Path(parent) / name)
         checkpoints.write_json(path / "config.json", config)
         checkpoints.write_json(path / "environment.json", environment)
