@@ -3,6 +3,7 @@ import argparse
 import copy
 import itertools
 import os
+import shlex
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,7 +16,7 @@ from data.tokenizer import load_tokenizer, save_tokenizer
 from hps import HPS, SettingError, check, override
 from trainer import checkpoints, distributed, machine
 from trainer.classification import Classification, MultiLabel, Regression
-from trainer.command import DEFAULT_CACHE, add_process_flags, how_to_resume, leave_with, refuse_changes, this_script
+from trainer.command import DEFAULT_CACHE, add_process_flags, how_to_resume, leave_with, refuse_changes, how_to_call
 from trainer.errors import RunError
 from trainer.initial import adapted_model, check_vocabulary, freeze
 from trainer.finetuning import plan_steps
@@ -152,7 +153,8 @@ def finetune(args, flags, hps, keys, data, world):
     elif args.no_save:
         run = Run(None)
     else:
-        config = {**vars(hps), **vars(flags), "kind": data.kind, "fingerprint": data.fingerprint()}
+        config = {**vars(hps), **vars(flags), "kind": data.kind, "inputs": list(data.train.inputs),
+                  "fingerprint": data.fingerprint()}
         run = Run.create(args.runs_dir, f"finetune-{flags.task}", config, machine.environment(world.device), world)
         if world.is_main:
             save_tokenizer(tokenizer, run.path)
@@ -176,6 +178,8 @@ def main():
     machine.keep_freed_memory()
     world = distributed.join(args.cpu)
     data = read_task(flags.task, flags.data, flags.dev, flags.text, flags.text_pair, flags.label, flags.small)
+    if args.no_save:
+        data.test = {}
     results = []
     for words, chosen, chosen_keys in variants(args, hps, keys):
         trainer, run, scores = finetune(args, flags, chosen, chosen_keys, data, world)
@@ -189,7 +193,7 @@ def main():
             if run.path is not None:
                 files = ", ".join(["predictions.csv", *(f"{name}.tsv" for name in data.test)])
                 print(f"run folder:   {run.path}\npredictions:  {files} in it\n"
-                      f"go on with:   {this_script()} --task {flags.task} --init-from {run.path} ...")
+                      f"ask it:       {how_to_call('main-inference.py')} {shlex.quote(str(run.path))} ...")
     if len(results) > 1 and world.is_main:
         print(f"\n{table(results, data.metrics)}")
     return 0

@@ -10,7 +10,9 @@ from pathlib import Path
 from tqdm import tqdm
 
 from data.asking import FILES, WRITERS, argument_rows, file_rows, finished, write_array, write_table
-from albert import ModelError, pipeline
+from albert import ModelError, checkpoint_folder, pipeline
+from albert.names import expressible
+from data.errors import DataError
 from trainer.command import leave_with
 
 
@@ -32,6 +34,9 @@ def parse_arguments():
                                                                     "standard output")
     parser.add_argument("--append", action="store_true", help="go on where --output ends: its rows are not asked again")
     parser.add_argument("--interactive", action="store_true", help="ask at a prompt")
+    parser.add_argument("--export", choices=["onnx", "torch", "hf"],
+                        help="write the model into the folder --output: as ONNX, as a program of torch.export, or in the "
+                             "Hugging Face layout")
     parser.add_argument("--top-k", type=int, help="fill-mask: how many predictions a mask (default 5)")
     parser.add_argument("--pooling", help="embed: mean or pooled (default mean)")
     parser.add_argument("--normalize", action="store_true", default=None, help="embed: to length 1")
@@ -41,54 +46,103 @@ def parse_arguments():
     parser.add_argument("--cpu", action="store_true", help="leave the GPU alone")
     parser.add_argument("--tqdm-off", action="store_true", help="no progress bar")
     args = parser.parse_intermixed_args()
+    if args.export:
+        if args.output is None or args.inputs:
+            parser.error("--export onnx, torch or hf takes --output FOLDER and no texts")
+        return args
     if not args.inputs and not args.interactive:
         parser.error("give a text, a file or -, or --interactive")
     if args.append and (args.output is None or args.output.suffix == ".npy"):
         parser.error("--append goes on with the .jsonl or .csv file that --output names")
-    if args.output and args.output.suffix not in (".jsonl", ".csv", ".npy"):
-        parser.error(f"--output {args.output}: give it the suffix .jsonl, .csv or .npy")
-    if args.output and args.output.exists() and not args.append:
-        parser.error(f"--output {args.output}: it exists; --append goes on with it")
+    if args.interactive and (args.inputs or args.output or args.format):
+        parser.error("--interactive takes no texts, --output or --format")
+    if args.output:
+        if args.output.suffix not in (".jsonl", ".csv", ".npy"):
+            parser.error(f"--output {args.output}: give it the suffix .jsonl, .csv or .npy")
+        if args.format:
+            parser.error("--output says the format by its suffix: leave --format out")
+        if args.output.exists() and not args.append:
+            parser.error(f"--output {args.output}: it exists; --append goes on with it")
+        if not args.output.parent.is_dir():
+            parser.error(f"--output {args.output}: there is no folder {args.output.parent}")
+    args.from_file = len(args.inputs) == 1 and (args.inputs[0] == "-" or args.inputs[0].endswith(FILES))
+    if not args.from_file:
+        for text in args.inputs:
+            if text == "-" or text.endswith(FILES) or len(text) < 256 and os.path.isfile(text):
+                parser.error(f"{text}: give one file, of {' '.join(FILES)}, or -, and no texts beside it")
+        if args.text or args.text_pair:
+            parser.error("--text and --text-pair name columns of a file")
     return args
 
 
 def main():
     args = parse_arguments()
+    if args.export:
+        return export(args)
     options = {name: getattr(args, name) for name in ("top_k", "pooling", "normalize", "threshold")
                if getattr(args, name) is not None}
     ask = pipeline(args.task, args.checkpoint, "cpu" if args.cpu else None, args.precision, **options)
-    if args.interactive:
-        return converse(ask)
-    from_file = args.inputs == ["-"] or len(args.inputs) == 1 and args.inputs[0].endswith(FILES)
-    rows = file_rows(args.inputs[0], ask.inputs, args.text, args.text_pair) if from_file else \
-        argument_rows(args.inputs, ask.inputs)
-    done = finished(args.output) if args.append and args.output.exists() else 0
-    answers = answered(ask, tqdm(islice(rows, done, None), unit="row", initial=done, leave=False, dynamic_ncols=True,
-                                 disable=args.tqdm_off or not from_file or not sys.stderr.isatty()))
-    if args.output and args.output.suffix == ".npy":
-        write_array(args.output, answers, ask.config.hidden_size)
-        return 0
-    kind = args.output.suffix[1:] if args.output else args.format or ("jsonl" if from_file else "table")
+    if args.text_pair and len(ask.inputs) == 1:
+        raise ModelError("--text-pair: this task takes one text")
+    if args.output and args.output.suffix == ".npy" and "embedding" not in ask.columns:
+        raise ModelError(f"--output {args.output}: .npy is for --task embed; take .jsonl or .csv")
     try:
-        with open(args.output, "a" if args.append else "w", newline="", encoding="utf-8") if args.output else \
-                nullcontext(sys.stdout) as file:
-            WRITERS[kind](file, answers, done > 0)
+        return converse(ask) if args.interactive else answer_all(args, ask)
     except BrokenPipeError:              # the reader, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
+
+
+def answer_all(args, ask):
+    rows = file_rows(args.inputs[0], ask.inputs, args.text, args.text_pair) if args.from_file else \
+        argument_rows(args.inputs, ask.inputs)
+    done, header = finished(args.output) if args.append and args.output.exists() else (0, None)
+    answers = answered(ask, tqdm(islice(rows, done, None), unit="row", initial=done, leave=False, dynamic_ncols=True,
+                                 disable=args.tqdm_off or not args.from_file or not sys.stderr.isatty()), done)
+    if args.output and args.output.suffix == ".npy":
+        write_array(args.output, answers, ask.config.hidden_size)
+        return 0
+    kind = args.output.suffix[1:] if args.output else args.format or ("jsonl" if args.from_file else "table")
+    with open(args.output, "a" if args.append else "w", newline="", encoding="utf-8") if args.output else \
+            nullcontext(sys.stdout) as file:
+        WRITERS[kind](file, answers, ask.columns, header)
     return 0
 
 
-def answered(ask, rows):
-    """(columns to keep, answer) of each row, in order; rows are (columns, inputs)."""
+def answered(ask, rows, done):
+    """(columns to keep, answer) of each row, in order; rows are (columns, inputs), ``done`` came before them."""
     kept = []
 
     def inputs():
         for columns, item in rows:
             kept.append(columns)
             yield item
-    for answer in ask.stream(inputs()):
-        yield kept.pop(0), answer
+    try:
+        for answer in ask.stream(inputs()):
+            yield kept.pop(0), answer
+            done += 1
+    except ModelError as fault:
+        raise ModelError(f"input {done + 1}: {fault}") from None
+
+
+def export(args):
+    """Write the model and its tokenizer for other programs into a folder."""
+    from albert.export import export_onnx, export_torch, whole_model
+    from data.tokenizer import load_tokenizer, save_tokenizer
+
+    model = whole_model(args.checkpoint)
+    save_tokenizer(load_tokenizer(checkpoint_folder(args.checkpoint)), args.output)
+    if args.export == "onnx":
+        file = args.output / "model.onnx"
+        print(f"{file}: differs from PyTorch by {export_onnx(model, file):.0e} at most")
+    elif args.export == "torch":
+        export_torch(model, args.output / "model.pt2")
+        print(f"{args.output / 'model.pt2'}: for torch.export.load")
+    else:
+        model.save_pretrained(args.output)
+        print(f"{args.output}: " + ("for 🤗 Transformers too" if expressible(model.config) else
+                                    "for this repository; 🤗 Transformers has no such attention or sharing"))
+    return 0
 
 
 def converse(ask):
@@ -103,7 +157,7 @@ def converse(ask):
             item[-1] = [option.strip() for option in item[-1].split("|")]
         try:
             write_table(sys.stdout, [({}, ask(tuple(item)))])
-        except ModelError as fault:
+        except (DataError, ModelError) as fault:
             print(fault)
 
 

@@ -1,6 +1,7 @@
 """Pretrain ALBERT (or BERT) on text: python main-pretrain.py --model tiny"""
 import argparse
 import os
+import shlex
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,10 +11,10 @@ from albert import AlbertConfig, AlbertForPretraining
 from albert.pretrained import checkpoint_folder
 from data.sources import NAMED_SOURCES, open_source
 from data.store import prepare
-from data.tokenizer import save_tokenizer
+from data.tokenizer import save_tokenizer, special_ids
 from hps import HPS, SettingError, check, override
 from trainer import checkpoints, distributed, machine
-from trainer.command import DEFAULT_CACHE, add_process_flags, how_to_resume, leave_with, refuse_changes, this_script
+from trainer.command import DEFAULT_CACHE, add_process_flags, how_to_resume, leave_with, refuse_changes, how_to_call
 from trainer.errors import RunError
 from trainer.initial import adapted_model, new_model
 from trainer.loop import Trainer
@@ -150,8 +151,10 @@ def report(flags, run, task, trainer, scores):
         return
     print(f"\n{task.summary(scores)}")
     if run.path is not None:
-        print(f"run folder:  {run.path}\ncurves:      {run.path / 'curves.png'}")
-    print(f"next, on text of your own:\n  {this_script()} --model {flags.model} --data FOLDER_OF_TEXT_FILES")
+        mask = trainer.tokenizer.id_to_token(special_ids(trainer.tokenizer).mask)
+        print(f"run folder:  {run.path}\ncurves:      {run.path / 'curves.png'}\nask it:\n"
+              f"  {how_to_call('main-inference.py')} {shlex.quote(str(run.path))} 'the {mask} of the file'")
+    print(f"next, on text of your own:\n  {how_to_call()} --model {flags.model} --data FOLDER_OF_TEXT_FILES")
 
 
 if __name__ == "__main__":

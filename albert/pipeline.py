@@ -8,9 +8,9 @@ is a text or, for the tasks of several texts, a tuple of them. A text that is lo
 that overlap by a quarter; "windows" says in how many. An empty input is answered by an empty dictionary.
 """
 import json
+import logging
 import re
 from collections.abc import Iterable, Iterator
-from itertools import islice
 from pathlib import Path
 
 import torch
@@ -19,18 +19,19 @@ from albert.config import AlbertConfig
 from albert.errors import ModelError
 from albert.models import (Albert, AlbertForMultipleChoice, AlbertForPretraining, AlbertForQuestionAnswering,
                            AlbertForSequenceClassification, AlbertForTokenClassification)
-from albert.pretrained import checkpoint_folder, read_config
+from albert.pretrained import checkpoint_folder, head_of, read_config, read_weights
 
 OVERLAP = 0.25            # of a window with the next
 BATCH_TOKENS = 4096       # tokens a forward pass, padding included
-CHUNK = 256               # inputs whose windows are sorted by length together
+CHUNK = 256               # inputs whose windows are sorted by length together, fewer where they hold more than
+CHUNK_CHARACTERS = 1_000_000
 
 
 class Pipeline:
     """What the tasks have in common: texts to windows, windows to batches of about one length, results in order.
 
-    Each task has a `model_class`, names its `inputs`, and defines `rows` (the windows of encoded texts), `read` (what
-    is kept of a batch's output) and `answer` (of all windows of one input).
+    Each task has a `model_class`, names its `inputs` and the `columns` of its answers, and defines `rows` (the windows
+    of encoded texts), `read` (what is kept of a batch's output) and `answer` (of all windows of one input).
     """
     model_class = Albert
     changes = {}                 # of the configuration
@@ -40,11 +41,14 @@ class Pipeline:
         from data.tokenizer import load_tokenizer, special_ids
 
         self.folder, self.config, self.device, self.dtype = folder, config, device, dtype
-        self.model = self.model_class.from_pretrained(folder, **self.changes).to(device)
         self.tokenizer = load_tokenizer(folder)
         self.special = special_ids(self.tokenizer)
         self.length = config.max_position_embeddings
         self.set(**options)
+        self.model = self.load().to(device)
+
+    def load(self):
+        return self.model_class.from_pretrained(self.folder, **self.changes)
 
     def set(self):
         """Take the options of the task; those without any take none."""
@@ -55,21 +59,47 @@ class Pipeline:
         return next(self.stream([inputs]))
 
     def stream(self, inputs: Iterable) -> Iterator[dict]:
-        """The answers to any number of inputs, a chunk of them in memory at a time."""
-        inputs = iter(inputs)
-        while chunk := list(islice(inputs, CHUNK)):
-            chunk = [item if isinstance(item, tuple) else (item,) for item in chunk]
-            for item in chunk:
-                if len(item) != len(self.inputs):
-                    raise ModelError(f"this task takes {' and '.join(self.inputs)}, not {len(item)} "
-                                     f"text{'s' * (len(item) != 1)}")
+        """The answers to any number of inputs, a chunk of them in memory at a time: one at first, then more. Those before
+        a faulty input come before its ModelError."""
+        inputs, size, fault = iter(inputs), 1, None
+        while fault is None:
+            chunk, characters = [], 0
+            for item in inputs:
+                try:
+                    chunk.append(self._checked(item))
+                except ModelError as error:
+                    fault = error
+                    break
+                characters += sum(map(len, chunk[-1]))
+                if len(chunk) >= size or characters > CHUNK_CHARACTERS:
+                    break
             asked = [index for index, item in enumerate(chunk) if all(map(_filled, item))]
             answers = [{} for _ in chunk]
             for index, answer in zip(asked, self._answers([chunk[index] for index in asked])):
                 answers[index] = answer
             yield from answers
+            if not chunk:
+                break
+            size = min(2 * size, CHUNK)
+        if fault:
+            raise fault
+
+    def _checked(self, item):
+        """The input as a tuple; ModelError for one that is no text or of the wrong number of texts."""
+        item = item if isinstance(item, tuple) else (item,)
+        if len(item) != len(self.inputs):
+            raise ModelError(f"this task takes {' and '.join(self.inputs)}, not {len(item)} text{'s' * (len(item) != 1)}")
+        for name, part in zip(self.inputs, item):
+            for text in part if name == "options" and part else [part]:
+                if not isinstance(text, str):
+                    raise ModelError(f"{name} is a {type(text).__name__}, not a text")
+                if not text.isascii() and re.search("[\ud800-\udfff]", text):
+                    raise ModelError(f"{name} holds bytes that are not UTF-8")
+        return item
 
     def _answers(self, items):
+        if not items:
+            return []
         windows, owners = [], []
         for number, rows in enumerate(self.rows(items)):
             windows += rows
@@ -131,19 +161,24 @@ class Pipeline:
 
 
 class FillMask(Pipeline):
-    """text with [MASK] in it → {"text" with the likeliest pieces in place, "masks": [{"start", "end",
-    "predictions": [{"token", "probability"}]}], "windows"}."""
+    """text with [MASK] in it → {"filled", the text with the likeliest pieces in place, "masks": [{"start", "end",
+    "predictions": [{"token", "probability"}]}], "windows", those with a mask}."""
+    columns = ("filled", "masks", "windows")
     model_class = AlbertForPretraining
     changes = {"sentence_objective": "none"}
 
     def set(self, top_k: int = 5):
+        if not 1 <= top_k <= self.config.vocab_size:
+            raise ModelError(f"top_k={top_k}: from 1 to the {self.config.vocab_size} tokens there are")
         self.top_k = top_k
 
+    def _checked(self, item):
+        (text,), mask = super()._checked(item), self.tokenizer.id_to_token(self.special.mask)
+        if text.strip() and mask not in text:
+            raise ModelError(f"no {mask} in the text '{text[:60]}': put it where a word is to be guessed")
+        return text,
+
     def rows(self, items):
-        mask = self.tokenizer.id_to_token(self.special.mask)
-        for text, in items:
-            if mask not in text:
-                raise ModelError(f"no {mask} in the text '{text[:60]}': put it where a word is to be guessed")
         rows = super().rows(items)
         for windows in rows:
             for window in windows:
@@ -162,7 +197,9 @@ class FillMask(Pipeline):
         for window, (indices, values) in windows:
             for place, tokens, probabilities in zip(window["masks"], indices.tolist(), values.tolist()):
                 centrality = min(place, len(window["ids"]) - place)
-                key = window["offsets"][place - 1]
+                start, end = window["offsets"][place - 1]
+                marked = text[start:end]                      # some tokenizers count the blanks around it in
+                key = start + len(marked) - len(marked.lstrip()), end - len(marked) + len(marked.rstrip())
                 if key not in found or centrality > found[key][0]:
                     found[key] = centrality, [{"token": self.tokenizer.decode([token]), "probability": probability}
                                               for token, probability in zip(tokens, probabilities)]
@@ -170,13 +207,17 @@ class FillMask(Pipeline):
                  for (start, end), (_, predictions) in sorted(found.items())]
         for mask in reversed(masks):
             text = text[:mask["start"]] + mask["predictions"][0]["token"] + text[mask["end"]:]
-        return {"text": text, "masks": masks, "windows": len(windows)}
+        return {"filled": text, "masks": masks, "windows": len(windows)}
 
 
 class SentenceOrder(Pipeline):
     """two texts → {"in_order": probability, "cut"}; of a model of next sentences {"follows": probability, "cut"}."""
     model_class = AlbertForPretraining
     inputs = ("first", "second")
+
+    @property
+    def columns(self):
+        return "in_order" if self.config.sentence_objective == "sop" else "follows", "cut"
 
     def rows(self, items):
         return [[row] for row in self._pairs(items)]
@@ -187,17 +228,28 @@ class SentenceOrder(Pipeline):
 
     def answer(self, item, windows):
         (window, probability), = windows
-        return {"in_order" if self.config.sentence_objective == "sop" else "follows": probability, "cut": window["cut"]}
+        return dict(zip(self.columns, (probability, window["cut"])))
 
 
 class Embed(Pipeline):
     """text → {"embedding": tensor (H,), "windows"}: the mean of its tokens' hidden states, or ``pooling="pooled"``
     the pooled first token; with ``normalize`` of length 1."""
+    columns = ("embedding", "windows")
 
     def set(self, pooling: str = "mean", normalize: bool = False):
         if pooling not in ("mean", "pooled"):
             raise ModelError(f"pooling={pooling}: there are mean and pooled")
         self.pooling, self.normalize = pooling, normalize
+
+    def load(self):
+        if self.pooling == "pooled" and not any(".pooler." in f".{name}" for name in read_weights(self.folder)):
+            raise ModelError(f"{self.folder}: no pooler in this checkpoint: leave pooling at mean")
+        log = logging.getLogger("albert")
+        level, log.level = log.level, logging.ERROR             # a pooler that is made anew is not asked
+        try:
+            return super().load()
+        finally:
+            log.level = level
 
     def read(self, batch, ids, types, mask):
         hidden, pooled = self.model(ids, types, mask)
@@ -217,9 +269,17 @@ class Classify(Pipeline):
     model of several labels {"labels", "probabilities", "windows"}; of a regression {"value", "windows"}."""
     model_class = AlbertForSequenceClassification
 
+    @property
+    def columns(self):
+        if _is_regression(self.config):
+            return "value", "windows"
+        if self.config.problem_type == "multi_label_classification":
+            return "labels", "probabilities", "windows"
+        return "label", "probability", "probabilities", "windows"
+
     def read(self, batch, ids, types, mask):
         logits = self.model(ids, types, mask).float()
-        if self.config.problem_type == "regression":
+        if _is_regression(self.config):
             return logits[:, 0].tolist()
         several = self.config.problem_type == "multi_label_classification"
         return (logits.sigmoid() if several else logits.softmax(-1)).cpu()
@@ -228,7 +288,7 @@ class Classify(Pipeline):
         weights = [len(window["ids"]) for window, _ in windows]
         mean = sum(weight * output for weight, (_, output) in zip(weights, windows)) / sum(weights)
         read = {"windows": len(windows)} if "begin" in windows[0][0] else {"cut": windows[0][0]["cut"]}
-        if self.config.problem_type == "regression":
+        if _is_regression(self.config):
             return {"value": mean, **read}
         probabilities = dict(zip(_labels(self.config), mean.tolist()))
         if self.config.problem_type == "multi_label_classification":
@@ -242,6 +302,10 @@ class Pair(Classify):
     """two texts → what `Classify` answers, with "cut" in place of "windows"."""
     inputs = ("first", "second")
 
+    @property
+    def columns(self):
+        return *super().columns[:-1], "cut"
+
     def rows(self, items):
         return [[row] for row in self._pairs(items)]
 
@@ -253,6 +317,7 @@ class Tag(Pipeline):
     of other labels each word is one.
     """
     model_class = AlbertForTokenClassification
+    columns = ("entities", "windows")
 
     def rows(self, items):
         spans = [[match.span() for match in re.finditer(r"\w+|[^\w\s]", text)] for text, in items]
@@ -298,13 +363,12 @@ class Answer(Pipeline):
     it has seen no unanswerable ones there is always an answer."""
     model_class = AlbertForQuestionAnswering
     inputs = ("question", "context")
+    columns = ("answer", "start", "end", "score", "no_answer_score", "windows")
 
     def set(self, threshold: float | None = None, doc_stride: int = 128):
         self.threshold, self.doc_stride = threshold, doc_stride
         if threshold is None:
-            for folder in (self.folder, *self.folder.parents[:2]):         # a run's checkpoint lies two levels below it
-                if (folder / "metrics.json").is_file():
-                    self.threshold = json.loads((folder / "metrics.json").read_text())["dev"].get("threshold")
+            self.threshold = _of_run(self.folder, "metrics.json").get("dev", {}).get("threshold")
 
     def rows(self, items):
         from data.features import features
@@ -338,7 +402,7 @@ class Answer(Pipeline):
                        key=lambda span: span[0])
         score, start, end = best
         if start is None or (self.threshold is not None and nothing - score > self.threshold):
-            start, end, text = None, None, ""
+            score, start, end, text = None if start is None else score, None, None, ""
         else:
             text = item[1][start:end]
             start, text = start + len(text) - len(text.lstrip()), text.strip()
@@ -352,6 +416,7 @@ class Choose(Pipeline):
     "cut"}."""
     model_class = AlbertForMultipleChoice
     inputs = ("article", "question", "options")
+    columns = ("choice", "option", "probability", "probabilities", "cut")
 
     def rows(self, items):
         pairs = [(article, f"{question} {option}") for article, question, options in items for option in options]
@@ -404,14 +469,24 @@ def pipeline(task: str | None, checkpoint, device: str | None = None, precision:
 
 def _abilities(folder: Path, config: AlbertConfig) -> tuple[str, ...]:
     """The tasks of the heads that a checkpoint names, the first where none is asked for."""
-    names = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("architectures") or [""]
-    head = str(names[0]).rpartition("For")[2]
-    if head == "SequenceClassification":
-        return ("regress" if config.problem_type == "regression" else "classify", "pair")
-    if head.lower() == "pretraining":
+    head = head_of(folder)
+    if head == "sequenceclassification":
+        alone = "regress" if _is_regression(config) else "classify"
+        return ("pair", alone) if "pair" in _of_run(folder, "config.json").get("inputs", ()) else (alone, "pair")
+    if head == "pretraining":
         return ("fill-mask",) if config.sentence_objective == "none" else ("fill-mask", "sentence-order")
-    return {"MaskedLM": ("fill-mask",), "TokenClassification": ("tag",), "QuestionAnswering": ("qa",),
-            "MultipleChoice": ("choose",)}.get(head, ())
+    return {"maskedlm": ("fill-mask",), "tokenclassification": ("tag",), "questionanswering": ("qa",),
+            "multiplechoice": ("choose",)}.get(head, ())
+
+
+def _of_run(folder: Path, name: str) -> dict:
+    """A JSON file of the run that a checkpoint belongs to; empty where it belongs to none."""
+    file = folder.parents[1] / name if folder.parent.name == "checkpoints" else folder / "no run"
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+
+
+def _is_regression(config: AlbertConfig) -> bool:
+    return config.problem_type == "regression" or config.num_labels == 1
 
 
 def _labels(config: AlbertConfig) -> list[str]:

@@ -167,6 +167,12 @@ def read_config(folder: Path, **changes) -> AlbertConfig:
         raise ModelError(f"{file}: {error}") from error
 
 
+def head_of(folder: Path) -> str:
+    """The head that config.json names, such as "sequenceclassification"; "" for none."""
+    names = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("architectures") or [""]
+    return str(names[0]).rpartition("For")[2].lower() if "For" in str(names[0]) else ""
+
+
 def config_json(model: PretrainedModel) -> dict:
     """What `save_pretrained` writes into config.json."""
     config, name = model.config, type(model).__name__

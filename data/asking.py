@@ -18,7 +18,7 @@ def argument_rows(texts, names):
     if names[-1] == "options":
         if len(texts) < 4:
             raise DataError("choose takes an article, a question and at least two options")
-        yield {}, (*texts[:2], texts[2:])
+        yield {}, (*texts[:2], list(texts[2:]))
         return
     if len(texts) % len(names):
         raise DataError(f"this task takes {' and '.join(names)}: {len(texts)} texts can't be shared out")
@@ -33,15 +33,7 @@ def file_rows(name, names, text=None, text_pair=None):
     ``text`` and ``text_pair`` are the columns of the first and the second of the texts that ``names`` lists.
     """
     if name == "-" or name.endswith(".txt"):
-        lines = decoded(sys.stdin.buffer) if name == "-" else text_lines(name)
-        for number, line in enumerate(lines, start=1):
-            parts = tuple(line.split("\t")) if len(names) > 1 else (line,)
-            if names[-1] == "options":
-                parts = (*parts[:2], list(parts[2:]))
-            if line.strip() and len(parts) != len(names):
-                raise DataError(f"{name}: line {number}: {len(parts)} texts, expected {', '.join(names)}, "
-                                "parted by tabs")
-            yield {}, parts if line.strip() else ("",) * len(names)
+        yield from _line_rows(name, names)
         return
     columns = [text or names[0], text_pair or names[1 % len(names)], *names[2:]][:len(names)]
     for place, row in rows_of(name):
@@ -49,13 +41,36 @@ def file_rows(name, names, text=None, text_pair=None):
             if column not in row:
                 raise DataError(f"{name}: {place}: no column '{column}', there are: {', '.join(row)}; name one with "
                                 "--text or --text-pair")
-        item = [row[column] or "" for column in columns]
-        if names[-1] == "options" and isinstance(item[-1], str):
-            item[-1] = json.loads(item[-1] or "[]")
-        yield row, tuple(item)
+        yield row, tuple(_value(row[column], wanted == "options", f"{name}: {place}: column '{column}'")
+                         for column, wanted in zip(columns, names))
 
 
-def decoded(stream):
+def _line_rows(name, names):
+    for number, line in enumerate(_decoded(sys.stdin.buffer) if name == "-" else text_lines(name), start=1):
+        parts = line.split("\t") if len(names) > 1 else [line]
+        if names[-1] == "options":
+            parts = [*parts[:2], parts[2:]]
+        if line.strip() and len(parts) != len(names):
+            raise DataError(f"{name}: line {number}: {len(parts)} texts, expected {', '.join(names)}, parted by tabs")
+        yield {}, tuple(parts) if line.strip() else ("",) * len(names)
+
+
+def _value(value, options, place):
+    """A cell as a text (a list of words is one), or as a list of options (in a table JSON, or parted by |)."""
+    if options and isinstance(value, str):
+        try:
+            value = json.loads(value) if value.startswith("[") else [part.strip() for part in value.split("|")]
+        except ValueError:
+            raise DataError(f"{place}: options are a JSON list, or parted by |") from None
+    words = isinstance(value, list) and all(isinstance(part, str) for part in value)
+    if value is None or isinstance(value, str) or options and words:
+        return value or ""
+    if not words:
+        raise DataError(f"{place} holds {type(value).__name__}, not text")
+    return " ".join(value)
+
+
+def _decoded(stream):
     """The lines of standard input."""
     for number, line in enumerate(stream, start=1):
         try:
@@ -65,53 +80,59 @@ def decoded(stream):
 
 
 def finished(path):
-    """How many answers a .jsonl or .csv file holds; a half-written last line is cut off."""
-    content = path.read_bytes()
-    whole = content.rfind(b"\n") + 1
-    if whole < len(content):
-        with open(path, "r+b") as file:
-            file.truncate(whole)
-    if path.suffix == ".csv":
-        return max(sum(1 for _ in csv.reader(content[:whole].decode("utf-8").splitlines(keepends=True))) - 1, 0)
-    return content.count(b"\n")
+    """(whole answers, column names) of a .jsonl or .csv file; what is half-written at its end is cut off."""
+    rows = end = position = quotes = 0
+    header = b""
+    with open(path, "r+b") as file:
+        for line in file:
+            position += len(line)
+            quotes += line.count(b'"') if path.suffix == ".csv" else 0         # within quotes a line end ends no row
+            if line.endswith(b"\n") and quotes % 2 == 0:
+                rows, end = rows + 1, position
+            if rows == 0 or end == position and rows == 1:
+                header += line
+        file.truncate(end)
+    if path.suffix != ".csv" or rows == 0:
+        return rows, None
+    return rows - 1, next(csv.reader(header.decode("utf-8").splitlines(keepends=True)))
 
 
-def write_table(file, answers, goes_on=False):
+def write_table(file, answers, columns=(), header=None):
     """Each answer as lines of name and value, for people."""
     for kept, answer in answers:
-        row = {**kept, **answer}
+        row = _merged(kept, answer)
         width = max(map(len, row), default=0)
         for name, value in row.items():
             print(f"{name.replace('_', ' '):{width}}  {_words(value)}", file=file)
         print(file=file, flush=True)
 
 
-def write_lines(file, answers, goes_on=False):
+def write_lines(file, answers, columns=(), header=None):
     for kept, answer in answers:
-        print(json.dumps({**kept, **_plain(answer)}, ensure_ascii=False), file=file, flush=True)
+        print(_json(_merged(kept, answer)), file=file, flush=True)
 
 
-def write_json(file, answers, goes_on=False):
+def write_json(file, answers, columns=(), header=None):
     mark = "["
     for kept, answer in answers:
-        print(mark, json.dumps({**kept, **_plain(answer)}, ensure_ascii=False), file=file, sep="\n", end="", flush=True)
+        print(mark, _json(_merged(kept, answer)), file=file, sep="\n", end="", flush=True)
         mark = ","
     print("[]" if mark == "[" else "\n]", file=file)
 
 
-def write_csv(file, answers, goes_on=False):
-    """Rows under the names of the first that has an answer; lists and dictionaries as JSON."""
-    writer, waiting = None, []
-    for kept, answer in answers:
-        waiting.append({**kept, **{name: _cell(value) for name, value in _plain(answer).items()}})
-        if writer is None and answer:
-            writer = csv.DictWriter(file, list(waiting[-1]), restval="", lineterminator="\n")
-            if not goes_on:
-                writer.writeheader()
-        if writer:
-            writer.writerows(waiting)
-            waiting.clear()
-            file.flush()
+def write_csv(file, answers, columns, header=None):
+    """Rows under the columns of the first input and those of the answers (lists and dictionaries are JSON), or under
+    the ``header`` that the file has already."""
+    writer = csv.writer(file)
+    for number, (kept, answer) in enumerate(answers):
+        if header is None:
+            header = list(_merged(kept, dict.fromkeys(columns)))
+            writer.writerow(header)
+        row = _merged(kept, answer)
+        if extra := row.keys() - set(header):
+            raise DataError(f"row {number + 1} has a field '{min(extra)}' that the first has not: take --format jsonl")
+        writer.writerow([_cell(row.get(name)) for name in header])
+        file.flush()
 
 
 def write_array(path, answers, size):
@@ -135,15 +156,22 @@ def write_array(path, answers, size):
 WRITERS = {"table": write_table, "jsonl": write_lines, "json": write_json, "csv": write_csv}
 
 
-def _plain(answer):
-    """An answer of values that JSON can hold."""
-    return {name: value.tolist() if name == "embedding" else value for name, value in answer.items()}
+def _merged(kept, answer):
+    """One row; what is answered under the name of a column that is there already gets ``answer_`` before it."""
+    return {**kept, **{f"answer_{name}" if name in kept else name: value.tolist() if name == "embedding" and value is not None
+                       else value for name, value in answer.items()}}
+
+
+def _json(value):
+    return json.dumps(value, ensure_ascii=False, default=str)
 
 
 def _cell(value):
+    if value is None:
+        return ""
     if isinstance(value, float):
         return f"{value:.6f}"
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return value if isinstance(value, str) else _json(value)
 
 
 def _words(value):
@@ -154,8 +182,6 @@ def _words(value):
         if "label" in value:
             return f"{value['text']} ({value['label']} {value['probability']:.3f})"
         return ", ".join(f"{name} {_words(part)}" for name, part in value.items())
-    if hasattr(value, "tolist"):
-        value = value.tolist()
     if isinstance(value, list):
         shown = [_words(part) for part in value[:8]]
         return ("; " if value and isinstance(value[0], dict) else ", ").join(shown) + ", ..." * (len(value) > 8)

@@ -111,12 +111,17 @@ def _test_file(path, layout):
     for name in columns:
         if name not in header:
             raise DataError(f"{path}: no column '{name}' of {layout.folder}, there are: {', '.join(header)}")
+    while rows and rows[-1] == [""]:
+        rows.pop()
+    if not rows:
+        raise DataError(f"{path}: a header and no rows; take the file away to train without it")
     for number, cells in enumerate(rows, start=2):
         if len(cells) < len(header):
             raise DataError(f"{path}: line {number}: {len(cells)} columns, the header has {len(header)}")
     inputs = {ours: [cells[header.index(theirs)] for cells in rows]
               for ours, theirs in zip(("text", "pair"), columns)}
-    return Examples([cells[0] for cells in rows], inputs, None)
+    numbered_there = header[0] in ("index", "id")
+    return Examples([cells[0] if numbered_there else str(row) for row, cells in enumerate(rows)], inputs, None)
 
 
 def _score(value, place):

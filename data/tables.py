@@ -64,8 +64,8 @@ def _delimited(path):
     try:
         header = next(reader, [])
         for cells in reader:
-            if cells:
-                yield f"line {reader.line_num}", _row(path, reader.line_num, header, cells)
+            if cells or len(header) == 1:          # of one column, a blank line is an empty cell
+                yield f"line {reader.line_num}", _row(path, reader.line_num, header, cells or [""])
     except csv.Error as error:
         raise DataError(f"{path}: line {reader.line_num}: not CSV: {error}") from None
 
@@ -75,7 +75,7 @@ def _tabbed(path):
     _, header = next(lines, (1, ""))
     header = header.split("\t")
     for number, line in lines:
-        if line:
+        if line or len(header) == 1:
             yield f"line {number}", _row(path, number, header, line.split("\t"))
 
 

@@ -59,9 +59,10 @@ class TaskData:
         return hashlib.blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()
 
     def small(self):
-        """The task with 1 % of the training examples, at least 100, chosen by a fixed draw."""
+        """The task with 1 % of the training examples, at least 100, chosen by a fixed draw, and without its test."""
         number = max(SMALL_LEAST, round(SMALL_SHARE * len(self.train)))
         self.train = self.train.select(np.sort(_drawn(len(self.train), "small")[:number]))
+        self.test = {}
         return self
 
 

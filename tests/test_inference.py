@@ -3,6 +3,7 @@ import csv
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from test_finetune import checkpoint  # noqa: F401
 
 import albert
 from albert import AlbertConfig, pipeline
-from data.errors import DataError
+from albert.export import Plain, examples, export_onnx, whole_model
 from data.tokenizer import load_tokenizer, save_tokenizer
 
 HEADS = {"pretraining": albert.AlbertForPretraining, "classes": albert.AlbertForSequenceClassification,
@@ -55,7 +56,7 @@ def test_fill_mask_as_transformers(models):
             assert [guess["token"] for guess in mask["predictions"]] == [guess["token_str"].strip() for guess in guesses]
     first = ours[0]["masks"][0]
     assert (first["start"], first["end"]) == (4, 10)
-    assert ours[0]["text"] == f"sun {first['predictions'][0]['token']} joy"
+    assert ours[0]["filled"] == f"sun {first['predictions'][0]['token']} joy"
 
 
 def test_classes_as_transformers_in_any_company(models):
@@ -112,7 +113,7 @@ def test_a_long_text_is_read_in_windows(models):
     entities = pipeline("tag", models / "tags")(text)["entities"]
     assert entities and all(text[e["start"]:e["end"]] == e["text"] for e in entities)
     answer = pipeline("fill-mask", models / "pretraining")(f"{text} [MASK] {text}")
-    assert len(answer["masks"]) == 1 and answer["text"].startswith(text) and answer["text"].endswith(text)
+    assert len(answer["masks"]) == 1 and answer["filled"].startswith(text) and answer["filled"].endswith(text)
 
 
 def test_entities(models):
@@ -223,6 +224,63 @@ def test_lines_and_a_run_that_goes_on(inference, models, tmp_path):
                       "--cpu"]).code == 0
     array = np.load(tmp_path / "e.npy")
     assert array.shape == (len(TEXTS), 32) and not array[2].any() and array[0].any()
+    refused(inference([str(models / "classes"), str(lines), "--output", str(tmp_path / "f.npy"), "--cpu"]), "embed")
+
+
+@pytest.mark.parametrize("cut", [3, 40, 60, 80, 100, 150, 400])
+def test_a_table_cut_anywhere_goes_on(inference, models, tmp_path, cut):
+    rows = [{"id": number, "text": text} for number, text in enumerate(["a \u2028 b", 'sun "gold"', "sun\nrain", "x\ry", ""])]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    whole, part = tmp_path / "whole.csv", tmp_path / "part.csv"
+    command = [str(models / "number"), str(tmp_path / "rows.jsonl"), "--cpu", "--output"]
+    assert inference([*command, str(whole)]).code == 0
+    part.write_bytes(whole.read_bytes()[:cut])
+    assert inference([*command, str(part), "--append"]).code == 0
+    with open(part, newline="", encoding="utf-8") as one, open(whole, newline="", encoding="utf-8") as other:
+        answers, expected = list(csv.DictReader(one)), list(csv.DictReader(other))
+    assert [(a["id"], a["text"]) for a in expected] == [(str(row["id"]), row["text"]) for row in rows]
+    assert [(a["id"], a["text"], a["windows"]) for a in answers] == [(a["id"], a["text"], a["windows"]) for a in expected]
+    assert expected[-1]["value"] == ""
+
+
+def test_columns_are_kept_and_faults_name_their_row(inference, models, tmp_path):
+    table = tmp_path / "a.csv"
+    table.write_text("text,label\nsun,gold\n")
+    answer = json.loads(inference([str(models / "classes"), str(table), "--cpu"]).out)
+    assert answer["label"] == "gold" and answer["answer_label"] in ("good", "bad", "so")
+    (tmp_path / "one.csv").write_text("text\nsun\n\nrain\n")
+    answers = inference([str(models / "classes"), str(tmp_path / "one.csv"), "--cpu"]).out.splitlines()
+    assert len(answers) == 3 and json.loads(answers[1]) == {"text": ""}
+    lines = tmp_path / "a.txt"
+    lines.write_text("sun [MASK]\nnone\n")
+    result = inference([str(models / "pretraining"), str(lines), "--cpu"])
+    assert len(result.out.splitlines()) == 1
+    refused(result, "input 2", "no [MASK]")
+    for row, words in (({"text": 5}, "holds int"), ({"review": "x"}, "no column 'text'")):
+        (tmp_path / "a.jsonl").write_text(json.dumps(row) + "\n")
+        refused(inference([str(models / "classes"), str(tmp_path / "a.jsonl"), "--cpu"]), "a.jsonl", "line 1", words)
+    (tmp_path / "a.jsonl").write_text('{"text": "a"}\n{"text": "b", "extra": 1}\n')
+    refused(inference([str(models / "classes"), str(tmp_path / "a.jsonl"), "--format", "csv", "--cpu"]), "extra", "jsonl")
+    (tmp_path / "q.jsonl").write_text('{"question": "", "context": "sun"}\n')
+    assert json.loads(inference([str(models / "span"), str(tmp_path / "q.jsonl"), "--cpu"]).out)["question"] == ""
+    for flags in (["--text", "foo"], ["--output", str(tmp_path / "none" / "o.csv")], [str(table)], ["--interactive"]):
+        assert inference([str(models / "classes"), "sun", *flags, "--cpu"]).code == 2
+    refused(inference([str(models / "pretraining"), "a [MASK]", "--top-k", "0", "--cpu"]), "top_k=0")
+    refused(inference([str(models / "classes"), "caf\udce9", "--cpu"]), "UTF-8")
+
+
+def test_pooled_needs_a_pooler(models, capsys):
+    with pytest.raises(albert.ModelError, match="no pooler"):
+        pipeline("embed", models / "tags", pooling="pooled")
+    pipeline("embed", models / "tags")("sun")
+    assert "anew" not in capsys.readouterr().err
+
+
+def test_a_run_on_pairs_answers_pairs(models, tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "config.json").write_text(json.dumps({"inputs": ["text", "pair"]}))
+    shutil.copytree(models / "classes", tmp_path / "checkpoints" / "step-0000001")
+    assert pipeline(None, tmp_path).inputs == ("first", "second")
 
 
 def test_standard_input_and_output(models):
@@ -247,7 +305,39 @@ def test_interactive(inference, models, monkeypatch):
             raise EOFError from None
     monkeypatch.setattr("builtins.input", answer)
     result = inference([str(models / "pretraining"), "--interactive", "--cpu"])
-    assert result.code == 0 and "sun" in result.out and "no [MASK]" in result.out and "gold" in result.out
+    assert result.code == 0 and "filled" in result.out and "no [MASK]" in result.out and "gold" in result.out
+
+
+@pytest.mark.parametrize("name", list(HEADS))
+def test_exported_programs(inference, models, tmp_path, name):
+    result = inference([str(models / name), "--export", "torch", "--output", str(tmp_path)])
+    assert result.code == 0, result.err
+    model = whole_model(models / name)
+    inputs = examples(model, 3, 33)
+    found = torch.export.load(tmp_path / "model.pt2").module()(*inputs)
+    for ours, theirs in zip(found, Plain(model)(*inputs), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
+    assert load_tokenizer(tmp_path).to_str() == load_tokenizer(models / name).to_str()
+
+
+@pytest.mark.parametrize("attention", ["softmax", "nystrom"])
+def test_onnx(models, tmp_path, attention):
+    pytest.importorskip("onnxscript")
+    model = albert.AlbertForQuestionAnswering(AlbertConfig(
+        vocab_size=50, embedding_size=16, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64,
+        max_position_embeddings=40, attention=attention, num_landmarks=8, conv_kernel_size=5, initializer_range=0.3))
+    assert export_onnx(model, tmp_path / "model.onnx") < 1e-4           # it runs onnxruntime on other sizes
+    assert (tmp_path / "model.onnx").stat().st_size > 10_000
+
+
+def test_hugging_face_folder(inference, models, tmp_path):
+    result = inference([str(models / "classes"), "--export", "hf", "--output", str(tmp_path)])
+    assert result.code == 0 and "Transformers too" in result.out
+    peer = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    with torch.no_grad():
+        expected = peer(**tokenizer("sun gold", return_tensors="pt")).logits.softmax(-1)[0].tolist()
+    assert list(pipeline(None, tmp_path)("sun gold")["probabilities"].values()) == pytest.approx(expected, abs=1e-5)
 
 
 def test_inference_in_one_line(inference, models, tmp_path):
@@ -256,4 +346,3 @@ def test_inference_in_one_line(inference, models, tmp_path):
     refused(inference([str(tmp_path / "none"), "sun", "--cpu"]), "none")
     refused(inference([str(models / "classes"), str(tmp_path / "none.csv"), "--cpu"]), "none.csv", "no such file")
     refused(inference([str(models / "span"), "who", "--cpu"]), "question and context")
-    assert issubclass(DataError, Exception)

@@ -35,14 +35,14 @@ def refuse_changes(folder, config, asked):
                            f"or start a new run without --resume")
 
 
-def this_script():
-    """How to call the running script again, from here."""
+def how_to_call(script=None):
+    """How to call a script, the running one where none is named, from here."""
     python = os.path.relpath(sys.executable) if sys.executable.startswith(os.getcwd()) else "python"
-    return f"{python} {Path(sys.argv[0]).name}"
+    return f"{python} {script or Path(sys.argv[0]).name}"
 
 
 def how_to_resume(trainer, run):
-    return f"stopped at step {trainer.step}; go on with\n  {this_script()} --resume {shlex.quote(str(run.path))}"
+    return f"stopped at step {trainer.step}; go on with\n  {how_to_call()} --resume {shlex.quote(str(run.path))}"
 
 
 def leave_with(main, *faults):

@@ -65,7 +65,7 @@ class Finetuning:
 
     def evaluation(self, features=None):
         """This process's share of the micro-batches of ``features``, the held-out ones."""
-        features = features or self.dev
+        features = self.dev if features is None else features
         return [batch for _, batch in self.micro_batches(features, np.arange(len(features)))]
 
     def micro_batches(self, features, examples):

@@ -33,8 +33,11 @@ def finish(trainer, run, task_name, test):
     try:
         write_predictions(run.path / "predictions.csv", task.predictions(outputs, task.data.dev))
         for name, outputs in submissions.items():
-            rows = task.predictions(outputs, task.data.test[name])
-            write_table(run.path / f"{name}.tsv", "excel-tab", [("index", "prediction"), *(row[:2] for row in rows)])
+            rows = [row[:2] for row in task.predictions(outputs, task.data.test[name])]
+            if task.data.kind == "regression":            # the benchmark's server takes no score outside of the scale
+                least, most = min(task.data.train.labels), max(task.data.train.labels)
+                rows = [(index, min(max(value, least), most)) for index, value in rows]
+            write_table(run.path / f"{name}.tsv", "excel-tab", [("index", "prediction"), *rows])
         checkpoints.write_json(run.path / "metrics.json", {
             "task": task_name, "command": shlex.join(sys.argv),
             "best_step": best, "steps": trainer.step, "seed": trainer.hps.seed,

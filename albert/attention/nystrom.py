@@ -25,6 +25,8 @@ class NystromAttention(nn.Module):
         self.iterations = config.pinv_iterations
         self.pinv_init = config.pinv_init
         self.softmax = SoftmaxAttention(config)
+        # A power of two is exact in every format, and the sums over a segment stay in the range of float16.
+        self.scale = 2.0 ** -math.ceil(math.log2(max(config.max_position_embeddings / self.landmarks, 1)))
 
     def forward(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor,
                 mask: torch.Tensor | None = None) -> torch.Tensor:
@@ -36,7 +38,7 @@ class NystromAttention(nn.Module):
 
         real = query.new_ones(1, tokens, dtype=torch.bool) if mask is None else mask
         segment = segments(real, landmarks)
-        query_means, key_means = segment_means((query, key), segment, real, landmarks)
+        query_means, key_means = segment_means((query, key), segment, real, landmarks, self.scale)
         landmark_output = self.softmax(query_means, key, value, mask)                # (B, heads, m, head_dim)
 
         with torch.autocast(query.device.type, enabled=False):
@@ -66,14 +68,12 @@ def segments(mask: torch.Tensor, landmarks: int) -> torch.Tensor:
 
 
 def segment_means(tensors: tuple[torch.Tensor, ...], segment: torch.Tensor, mask: torch.Tensor,
-                  landmarks: int) -> list[torch.Tensor]:
+                  landmarks: int, scale: float) -> list[torch.Tensor]:
     """Means over each segment's real tokens: (B, heads, T, head_dim) to (B, heads, landmarks, head_dim).
 
-    A segment without tokens, as rows shorter than `landmarks` have them, gets zero.
+    A segment without tokens, as rows shorter than `landmarks` have them, gets zero. Sums are formed times `scale`.
     """
     member = (segment[:, None] == torch.arange(landmarks, device=segment.device)[:, None]) & mask[:, None]
-    # A power of two is exact in every format, and the sums over a segment stay in the range of float16.
-    scale = 2.0 ** -math.ceil(math.log2(segment.shape[1] / landmarks))
     weight = (member.sum(dim=-1, keepdim=True) * scale).clamp(min=scale)
     means = []
     for tensor in tensors:

@@ -1,0 +1,111 @@
+"""Models for other programs: ONNX, and programs of torch.export. Batch and length stay free."""
+import io
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from albert.errors import ModelError
+from albert.models import (Albert, AlbertForMultipleChoice, AlbertForPretraining, AlbertForQuestionAnswering,
+                           AlbertForSequenceClassification, AlbertForTokenClassification)
+from albert.pretrained import PretrainedModel, checkpoint_folder, head_of, write_whole
+
+OPSET = 20
+TOLERANCE = 1e-4
+INPUTS = ("input_ids", "token_type_ids", "attention_mask")
+OUTPUTS = {"Albert": ("hidden", "pooled"), "AlbertForPretraining": ("mlm_logits", "sop_logits"),
+           "AlbertForQuestionAnswering": ("start_logits", "end_logits")}
+
+
+KINDS = {"pretraining": AlbertForPretraining, "maskedlm": AlbertForPretraining,
+         "sequenceclassification": AlbertForSequenceClassification, "questionanswering": AlbertForQuestionAnswering,
+         "tokenclassification": AlbertForTokenClassification, "multiplechoice": AlbertForMultipleChoice}
+
+
+def whole_model(checkpoint) -> PretrainedModel:
+    """The model of a checkpoint with the head that it was made for."""
+    folder = checkpoint_folder(checkpoint)
+    head = head_of(folder)
+    changes = {"sentence_objective": "none"} if head == "maskedlm" else {}
+    return KINDS.get(head, Albert).from_pretrained(folder, **changes)
+
+
+class Plain(nn.Module):
+    """A model as a function of three tensors (B, T) of int64 (multiple choice: (B, C, T)) to a tuple of tensors."""
+
+    def __init__(self, model: PretrainedModel):
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids, token_type_ids, attention_mask):
+        out = self.model(input_ids, token_type_ids, attention_mask)
+        return tuple(part for part in out if part is not None) if isinstance(out, tuple) else (out,)
+
+
+def program(model: PretrainedModel) -> torch.export.ExportedProgram:
+    """The model in evaluation mode as a program with free batch and length (of Nyström attention, a length above its
+    landmarks)."""
+    config, last = model.config, 2 if type(model).__name__ == "AlbertForMultipleChoice" else 1
+    least = config.num_landmarks + 1 if config.attention == "nystrom" else 2
+    if least >= config.max_position_embeddings:
+        raise ModelError(f"with {config.num_landmarks} landmarks of {config.max_position_embeddings} positions no text is "
+                         "long enough for Nyström attention: switch to softmax attention first")
+    free = {0: torch.export.Dim("batch", min=1, max=1 << 16),
+            last: torch.export.Dim("length", min=least, max=config.max_position_embeddings)}
+    example = examples(model, 2, max(least, min(16, config.max_position_embeddings)))
+    with torch.no_grad():
+        return torch.export.export(Plain(model.eval()), example, dynamic_shapes=dict.fromkeys(INPUTS, free))
+
+
+def examples(model: PretrainedModel, rows: int, length: int) -> tuple[torch.Tensor, ...]:
+    """Inputs of that shape, the last row half padding, drawn from a fixed seed."""
+    draw = torch.Generator().manual_seed(0)
+    shape = (rows, 2, length) if type(model).__name__ == "AlbertForMultipleChoice" else (rows, length)
+    ids = torch.randint(model.config.vocab_size, shape, generator=draw)
+    mask = torch.ones_like(ids)
+    mask[-1, ..., length // 2:] = 0
+    return ids, torch.zeros_like(ids), mask
+
+
+def export_torch(model: PretrainedModel, file: Path):
+    """Write the program that `torch.export.load` reads."""
+    exported = program(model)
+    content = io.BytesIO()
+    torch.export.save(exported, content)
+    write_whole(file, lambda path: path.write_bytes(content.getbuffer()))
+
+
+def export_onnx(model: PretrainedModel, file: Path) -> float:
+    """Write an ONNX model and compare it with PyTorch by onnxruntime: returns the largest difference of any output over
+    batches of other sizes than the one it was made with.
+
+    Raises ModelError where the packages onnx, onnxscript and onnxruntime are missing, or the difference is above
+    `TOLERANCE`; nothing is written then.
+    """
+    try:
+        import onnxruntime
+        import onnxscript  # noqa: F401  torch.onnx needs it
+    except ImportError as error:
+        raise ModelError(f"--export onnx needs {error.name}: pip install onnx onnxscript onnxruntime") from None
+    names = OUTPUTS.get(type(model).__name__, ("logits",))
+    if type(model).__name__ == "AlbertForPretraining" and model.config.sentence_objective == "none":
+        names = names[:1]
+    exported = torch.onnx.export(program(model), input_names=list(INPUTS), output_names=list(names),
+                                 opset_version=OPSET, verbose=False)
+    differences = []
+
+    def write(path):
+        exported.save(path)
+        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        longest = model.config.max_position_embeddings
+        for rows, length in ((1, longest), (3, longest - longest // 3)):
+            inputs = examples(model, rows, length)
+            with torch.no_grad():
+                expected = Plain(model)(*inputs)
+            found = session.run(None, {name: tensor.numpy() for name, tensor in zip(INPUTS, inputs)})
+            differences.extend(float((torch.from_numpy(ours) - theirs).abs().max())
+                               for ours, theirs in zip(found, expected, strict=True))
+        if max(differences) > TOLERANCE:
+            raise ModelError(f"{file}: onnxruntime's answers differ from PyTorch's by {max(differences):.1e}")
+    write_whole(file, write)
+    return max(differences)
