@@ -9,10 +9,11 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from data.asking import FILES, WRITERS, argument_rows, file_rows, finished, write_array, write_table
 from albert import ModelError, checkpoint_folder, pipeline
 from albert.names import expressible
+from data.asking import FILES, WRITERS, argument_rows, file_rows, finished, write_array, write_table
 from data.errors import DataError
+from trainer import machine
 from trainer.command import leave_with
 
 
@@ -77,6 +78,7 @@ def parse_arguments():
 
 def main():
     args = parse_arguments()
+    machine.keep_freed_memory()
     if args.export:
         return export(args)
     options = {name: getattr(args, name) for name in ("top_k", "pooling", "normalize", "threshold")

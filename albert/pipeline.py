@@ -60,19 +60,18 @@ class Pipeline:
 
     def stream(self, inputs: Iterable) -> Iterator[dict]:
         """The answers to any number of inputs, a chunk of them in memory at a time: one at first, then more. Those before
-        a faulty input come before its ModelError."""
+        a faulty input come before its error."""
         inputs, size, fault = iter(inputs), 1, None
         while fault is None:
             chunk, characters = [], 0
-            for item in inputs:
-                try:
+            try:
+                for item in inputs:
                     chunk.append(self._checked(item))
-                except ModelError as error:
-                    fault = error
-                    break
-                characters += sum(map(len, chunk[-1]))
-                if len(chunk) >= size or characters > CHUNK_CHARACTERS:
-                    break
+                    characters += sum(map(len, chunk[-1]))
+                    if len(chunk) >= size or characters > CHUNK_CHARACTERS:
+                        break
+            except Exception as error:                          # of what the inputs are read from too
+                fault = error
             asked = [index for index, item in enumerate(chunk) if all(map(_filled, item))]
             answers = [{} for _ in chunk]
             for index, answer in zip(asked, self._answers([chunk[index] for index in asked])):
