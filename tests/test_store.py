@@ -155,12 +155,20 @@ def test_special_tokens_in_the_text_become_unknown(tokenizer_folder, tmp_path):
 
 
 def test_large_vocabulary_takes_uint32(tmp_path):
-    vocabulary = {"[UNK]": 0, "a": 70_000} | {f"w{index}": index for index in range(1, 70_000)}
+    vocabulary = {f"w{index}": index for index in range(70_000)} | {"a": 70_000, "[UNK]": 70_001}
+    vocabulary |= {token: 70_002 + index for index, token in enumerate(("[PAD]", "[CLS]", "[SEP]", "[MASK]"))}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.save(str(tmp_path / "tokenizer.json"))
     store, _ = build(Documents([["w5 a w66000"]]), tmp_path, tmp_path, num_workers=1)
     assert store.tokens.dtype == np.uint32 and store.tokens.tolist() == [5, 70_000, 66_000]
+
+
+def test_a_tokenizer_without_special_tokens_is_refused_before_the_text(tmp_path):
+    tokenizer = Tokenizer(models.WordLevel({"[UNK]": 0, "a": 1}, unk_token="[UNK]"))
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    with pytest.raises(DataError, match="no token <pad>"):
+        build(None, tmp_path, tmp_path)
 
 
 def test_second_start_opens_the_cached(tokenizer_folder, tmp_path, monkeypatch, capsys):
