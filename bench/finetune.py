@@ -71,6 +71,8 @@ def main():
     parser.add_argument("--cache-dir", default="~/.cache/albert")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--jobs", type=int, default=2, help="trainings at the same time, of one thread each")
+    parser.add_argument("--rounds", type=int, default=5, help="of the speed comparison, in each of which a side makes")
+    parser.add_argument("--updates", type=int, default=12, help="so many updates")
     parser.add_argument("--out", type=Path, default=Path("runs/finetune-scores.jsonl"))
     args = parser.parse_args()
     args.checkpoint = checkpoint_folder(args.checkpoint)
@@ -189,7 +191,7 @@ class PeerOptimizer:
         self.optimizer.step()
         self.schedule.step()
         self.optimizer.zero_grad()
-        return float(loss)
+        return loss.item()
 
 
 def train_peer(args):
@@ -265,18 +267,18 @@ def measure(args, task, seed, side):
     return dict(task=task, seed=seed, side=side, seconds=round(time.time() - start), scores=scores)
 
 
-def compare_speed(args, rounds=5, steps=12):
+def compare_speed(args):
     """Whole updates of ours (length buckets, bf16 where the machine has it) and of the peer (batches as they are drawn,
     padded to their longest row; float32, its default, and bf16)."""
-    print(f"{torch.get_num_threads()} threads, {rounds} rounds of {steps} updates of each in turn; samples a second\n")
+    print(f"{torch.get_num_threads()} threads, {args.rounds} rounds of {args.updates} updates of each in turn; samples a second\n")
     print("| task | ours | peer, bf16 | peer, fp32 | ours / bf16 | ours / fp32 |\n|---|---|---|---|---|---|")
     for name in args.tasks:
         sides = {"ours": OurSide(args, name), "bf16": PeerSide(args, name, torch.bfloat16),
                  "fp32": PeerSide(args, name, None)}
         rates = {side: [] for side in sides}
-        for number in range(rounds + 1):
+        for number in range(args.rounds + 1):
             for side, run in sides.items():
-                rate = run.rate(steps)
+                rate = run.rate(args.updates)
                 if number:                                              # the first round warms up
                     rates[side].append(rate)
         middle = {side: statistics.median(values) for side, values in rates.items()}
