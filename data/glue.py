@@ -3,7 +3,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data.errors import DataError
-from data.files import first_line
+from data.hub import load_split
 from data.tables import text_lines
 from data.tasks import Examples, TaskData, numbered
 
@@ -132,13 +132,6 @@ def _score(value, place):
 
 
 def _from_hub(name, layout, part):
-    from datasets import load_dataset
-
-    part = part.replace("dev", "validation")
-    try:
-        rows = load_dataset(REPOSITORY, name, split=part)
-    except Exception as error:  # the hub's faults have no common class
-        raise DataError(f"{REPOSITORY}: {name} cannot be loaded from the hub ({first_line(error)}); "
-                        f"for files on this machine: --data FOLDER") from error
+    rows = load_split(REPOSITORY, name, part.replace("dev", "validation"), f"{REPOSITORY}: {name}")
     inputs = {ours: list(rows[theirs]) for ours, theirs in zip(("text", "pair"), layout.hub)}
     return Examples([str(index) for index in rows["idx"]], inputs, None if part.startswith("test") else list(rows["label"]))

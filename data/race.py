@@ -3,7 +3,7 @@ import json
 from pathlib import Path
 
 from data.errors import DataError
-from data.files import first_line
+from data.hub import load_split
 from data.tasks import Examples, TaskData
 
 REPOSITORY = "ehovy/race"
@@ -48,15 +48,9 @@ def _from_files(folder):
 
 
 def _from_hub(part):
-    from datasets import load_dataset
-
     rows = []
     for level in LEVELS:
-        try:
-            loaded = load_dataset(REPOSITORY, level, split=part)
-        except Exception as error:  # the hub's faults have no common class
-            raise DataError(f"{REPOSITORY}: cannot be loaded from the hub ({first_line(error)}); "
-                            f"for files on this machine: --data FOLDER") from error
+        loaded = load_split(REPOSITORY, level, part, f"{REPOSITORY}:")
         rows += [(f"{row['example_id']}-{number}", level, row["article"], row["question"], row["options"],
                   LETTERS.index(row["answer"])) for number, row in enumerate(loaded)]
     return _examples(rows)

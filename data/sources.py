@@ -9,7 +9,8 @@ from pathlib import Path
 
 from data import pydocs
 from data.errors import DataError
-from data.files import SUFFIXES, LocalFile, Paragraphs, column_texts, first_line, row_paragraphs
+from data.files import SUFFIXES, LocalFile, Paragraphs, column_texts, row_paragraphs
+from data.hub import load_split
 
 DOCUMENTS = ("file", "blank-line", "line")
 SMALL_BYTES = 2_000_000
@@ -102,18 +103,12 @@ class HubDataset:
     size = None
 
     def __init__(self, repository: str, configuration: str | None, text_field: str, small: bool):
-        from datasets import load_dataset
-
         self.repository = repository
         self.configuration = configuration
         self.text_field = text_field
         self.position = 0
         for self.split in (*SMALL_SPLITS, "train") if small else ("train",):
-            try:
-                self.rows = load_dataset(repository, configuration, split=self.split)
-            except Exception as error:  # the hub's faults have no common class
-                raise DataError(f"--data {self.name}: cannot be loaded from the hub ({first_line(error)}); "
-                                "for text on this machine: --data FOLDER") from error
+            self.rows = load_split(repository, configuration, self.split, f"--data {self.name}:", "text")
             if text_field not in self.rows.column_names:
                 raise DataError(f"--data {self.name}: no column '{text_field}', there are: "
                                 f"{', '.join(self.rows.column_names)}; name one with --text-field")

@@ -3,7 +3,7 @@ import json
 from pathlib import Path
 
 from data.errors import DataError
-from data.files import first_line
+from data.hub import load_split
 from data.tables import existing
 from data.tasks import Examples, TaskData, split
 
@@ -45,13 +45,7 @@ def _from_file(path, notes):
 
 
 def _from_hub(repository, part, notes):
-    from datasets import load_dataset
-
-    try:
-        loaded = load_dataset(repository, split=part)
-    except Exception as error:  # the hub's faults have no common class
-        raise DataError(f"{repository}: cannot be loaded from the hub ({first_line(error)}); "
-                        f"for files on this machine: --data FOLDER") from error
+    loaded = load_split(repository, None, part, f"{repository}:")
     rows = [(row["id"], row["context"], row["question"],
              list(zip(row["answers"]["answer_start"], row["answers"]["text"]))) for row in loaded]
     return _examples(f"{repository} {part}", rows, notes)
