@@ -14,16 +14,16 @@ from data.features import features
 from data.task_files import TASKS, read_task
 from data.tokenizer import load_tokenizer, save_tokenizer
 from hps import HPS, SettingError, check, override
-from trainer import checkpoints, distributed, machine
+from trainer import checkpoints, machine
 from trainer.classification import Classification, MultiLabel, Regression
-from trainer.command import DEFAULT_CACHE, add_process_flags, how_to_resume, leave_with, refuse_changes, how_to_call
+from trainer.command import DEFAULT_CACHE, add_process_flags, how_to_call, how_to_resume, leave_with, refuse_changes
 from trainer.errors import RunError
 from trainer.initial import adapted_model, check_vocabulary, freeze
 from trainer.finetuning import plan_steps
 from trainer.loop import Trainer
 from trainer.questions import SpanAnswering
 from trainer.results import finish, table
-from trainer.run import Run, check_parent, read_config
+from trainer.run import Run, begin, read_config
 from trainer.tagging import Tagging
 
 # Flags that decide what is trained; they are kept in the run's config.json. The others say how this process runs.
@@ -173,10 +173,7 @@ def finetune(args, flags, hps, keys, data, world):
 def main():
     args = parse_arguments()
     flags, hps, keys = settings(args)
-    if not args.no_save:
-        check_parent(args.runs_dir)
-    machine.keep_freed_memory()
-    world = distributed.join(args.cpu)
+    world = begin(args)
     data = read_task(flags.task, flags.data, flags.dev, flags.text, flags.text_pair, flags.label, flags.small)
     if args.no_save:
         data.test = {}

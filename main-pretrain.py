@@ -13,13 +13,13 @@ from data.sources import NAMED_SOURCES, open_source
 from data.store import prepare
 from data.tokenizer import save_tokenizer, special_ids
 from hps import HPS, SettingError, check, override
-from trainer import checkpoints, distributed, machine
-from trainer.command import DEFAULT_CACHE, add_process_flags, how_to_resume, leave_with, refuse_changes, how_to_call
+from trainer import checkpoints, machine
+from trainer.command import DEFAULT_CACHE, add_process_flags, how_to_call, how_to_resume, leave_with, refuse_changes
 from trainer.errors import RunError
 from trainer.initial import adapted_model, new_model
 from trainer.loop import Trainer
 from trainer.pretraining import Pretraining
-from trainer.run import Run, check_parent, read_config
+from trainer.run import Run, begin, read_config
 
 # Flags that decide what is trained; they are kept in the run's config.json. The others say how this process runs.
 TRAINING_FLAGS = dict(model="base", data=None, text_field="text", documents="file", small=False, tokenizer=None,
@@ -88,10 +88,7 @@ def resumed_settings(args, given):
 def main():
     args = parse_arguments()
     flags, hps, keys = settings(args)
-    if not args.no_save:
-        check_parent(args.runs_dir)
-    machine.keep_freed_memory()
-    world = distributed.join(args.cpu)
+    world = begin(args)
     quiet = args.tqdm_off or not world.is_main
 
     source = open_source(flags.data, text_field=flags.text_field, documents=flags.documents, small=flags.small)

@@ -13,10 +13,6 @@ from albert.pretrained import PretrainedModel, checkpoint_folder, head_of, write
 OPSET = 20
 TOLERANCE = 1e-4
 INPUTS = ("input_ids", "token_type_ids", "attention_mask")
-OUTPUTS = {"Albert": ("hidden", "pooled"), "AlbertForPretraining": ("mlm_logits", "sop_logits"),
-           "AlbertForQuestionAnswering": ("start_logits", "end_logits")}
-
-
 KINDS = {"pretraining": AlbertForPretraining, "maskedlm": AlbertForPretraining,
          "sequenceclassification": AlbertForSequenceClassification, "questionanswering": AlbertForQuestionAnswering,
          "tokenclassification": AlbertForTokenClassification, "multiplechoice": AlbertForMultipleChoice}
@@ -67,6 +63,16 @@ def examples(model: PretrainedModel, rows: int, length: int) -> tuple[torch.Tens
     return ids, torch.zeros_like(ids), mask
 
 
+def output_names(model: PretrainedModel) -> list[str]:
+    """The names of what the model puts out."""
+    with torch.no_grad():
+        out = model(*examples(model, 1, min(16, model.config.max_position_embeddings)))
+    if not isinstance(out, tuple):
+        return ["logits"]
+    names = getattr(out, "_fields", ("hidden", "pooled"))
+    return [name for name, part in zip(names, out) if part is not None]
+
+
 def export_torch(model: PretrainedModel, file: Path):
     """Write the program that `torch.export.load` reads."""
     exported = program(model)
@@ -87,10 +93,7 @@ def export_onnx(model: PretrainedModel, file: Path) -> float:
         import onnxscript  # noqa: F401  torch.onnx needs it
     except ImportError as error:
         raise ModelError(f"--export onnx needs {error.name}: pip install onnx onnxscript onnxruntime") from None
-    names = OUTPUTS.get(type(model).__name__, ("logits",))
-    if type(model).__name__ == "AlbertForPretraining" and model.config.sentence_objective == "none":
-        names = names[:1]
-    exported = torch.onnx.export(program(model), input_names=list(INPUTS), output_names=list(names),
+    exported = torch.onnx.export(program(model), input_names=list(INPUTS), output_names=output_names(model),
                                  opset_version=OPSET, verbose=False)
     differences = []
 

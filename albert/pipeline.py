@@ -11,6 +11,7 @@ import json
 import logging
 import re
 from collections.abc import Iterable, Iterator
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -131,32 +132,32 @@ class Pipeline:
         return outputs
 
     def rows(self, items):
-        """The windows of each item's only text: [{"ids", "types", "offsets", "begin"}]."""
+        """The windows of each item's only text: [{"ids", "types", "offsets"}]."""
         encoded = self.tokenizer.encode_batch([text for text, *_ in items], add_special_tokens=False)
         return [self._windows(encoding.ids, offsets=encoding.offsets) for encoding in encoded]
 
     def _windows(self, ids, **columns):
-        """Windows [CLS] ids [SEP]; ``begin`` is the first token of each, other columns are cut as ids are."""
+        """Windows [CLS] ids [SEP]; other columns are cut as ids are."""
         room = self.length - 2
         step = max(1, room - int(OVERLAP * room))
         windows = []
         for begin in range(0, max(len(ids) - room, 0) + step, step):
             part = slice(begin, begin + room)
-            if begin and begin + room - step >= len(ids):
-                break
             body = [self.special.cls, *ids[part], self.special.sep]
-            windows.append({"ids": body, "types": [0] * len(body), "begin": begin,
+            windows.append({"ids": body, "types": [0] * len(body),
                             **{name: column[part] for name, column in columns.items()}})
         return windows
 
     def _pairs(self, pairs):
         """One row [CLS] a [SEP] b [SEP] for each pair, the longer one cut where it does not fit."""
-        from tokenizers import Tokenizer
-
-        cutting = Tokenizer.from_str(self.tokenizer.to_str())
-        cutting.enable_truncation(self.length, strategy="longest_first")
         return [{"ids": encoding.ids, "types": encoding.type_ids, "cut": bool(encoding.overflowing)}
-                for encoding in cutting.encode_batch(pairs)]
+                for encoding in self._cutting.encode_batch(pairs)]
+
+    @cached_property
+    def _cutting(self):
+        from data.features import cutting
+
+        return cutting(self.tokenizer, self.length)
 
 
 class FillMask(Pipeline):
@@ -286,7 +287,8 @@ class Classify(Pipeline):
     def answer(self, item, windows):
         weights = [len(window["ids"]) for window, _ in windows]
         mean = sum(weight * output for weight, (_, output) in zip(weights, windows)) / sum(weights)
-        read = {"windows": len(windows)} if "begin" in windows[0][0] else {"cut": windows[0][0]["cut"]}
+        first, _ = windows[0]
+        read = {"cut": first["cut"]} if "cut" in first else {"windows": len(windows)}
         if _is_regression(self.config):
             return {"value": mean, **read}
         probabilities = dict(zip(_labels(self.config), mean.tolist()))

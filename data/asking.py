@@ -8,9 +8,9 @@ import sys
 import numpy as np
 
 from data.errors import DataError
-from data.tables import rows_of, text_lines
+from data.tables import SUFFIXES, rows_of, text_lines
 
-FILES = (".txt", ".csv", ".tsv", ".jsonl", ".parquet")
+FILES = (".txt", *SUFFIXES)
 
 
 def argument_rows(texts, names):

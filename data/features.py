@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -40,7 +41,7 @@ class Features:
     def __len__(self):
         return (len(self.offsets) - 1) // self.choices
 
-    @property
+    @cached_property
     def lengths(self):
         """(examples,) tokens of each, of its longest choice."""
         return np.diff(self.offsets).reshape(-1, self.choices).max(axis=1)
@@ -67,11 +68,13 @@ def features(kind, examples, tokenizer, seq_len, num_labels=0, doc_stride=128, c
     longer text first; contexts of questions are laid out in windows, one every ``doc_stride`` tokens. Raises
     DataError for a ``seq_len`` that leaves no room.
     """
-    content = json.dumps([FORMAT, kind, seq_len, num_labels, doc_stride, examples.inputs, examples.labels])
-    key = hashlib.blake2b((tokenizer.to_str() + content).encode(), digest_size=16).hexdigest()
-    path = None if cache_dir is None else Path(cache_dir).expanduser() / f"features-{key}.npz"
-    if path is not None and path.is_file():
-        return _read(path)
+    path = None
+    if cache_dir is not None:
+        content = json.dumps([FORMAT, kind, seq_len, num_labels, doc_stride, examples.inputs, examples.labels])
+        key = hashlib.blake2b((tokenizer.to_str() + content).encode(), digest_size=16).hexdigest()
+        path = Path(cache_dir).expanduser() / f"features-{key}.npz"
+        if path.is_file():
+            return _read(path)
     made, notes = _encode(kind, examples, tokenizer, seq_len, num_labels, doc_stride)
     made.pad = special_ids(tokenizer).pad
     if path is not None:
@@ -104,15 +107,14 @@ def _encode(kind, examples, tokenizer, seq_len, num_labels, doc_stride):
 
 
 def _texts(texts, tokenizer, seq_len):
-    cutting = _cutting(tokenizer, seq_len)
-    rows = [(encoding.ids, encoding.type_ids) for encoding in _encodings(cutting, texts)]
+    rows = [(encoding.ids, encoding.type_ids) for encoding in _encodings(cutting(tokenizer, seq_len), texts)]
     return _packed(input_ids=[ids for ids, _ in rows], token_type_ids=[types for _, types in rows])
 
 
 def _tagging(examples, tokenizer, seq_len):
     """The first sub-word of a word carries its tag and its number; the others carry none."""
-    cutting, rows, cut = _cutting(tokenizer, seq_len), [], 0
-    encodings = _encodings(cutting, examples.inputs["words"], places=True, is_pretokenized=True)
+    rows, cut = [], 0
+    encodings = _encodings(cutting(tokenizer, seq_len), examples.inputs["words"], places=True, is_pretokenized=True)
     for encoding, tags in zip(encodings, examples.labels):
         words = np.array([-1 if word is None else word for word in encoding.word_ids])
         first = (words >= 0) & (words != np.concatenate([[-1], words[:-1]]))
@@ -140,7 +142,6 @@ def _questions(examples, tokenizer, seq_len, doc_stride):
         first, last = np.array(context.offsets).reshape(-1, 2).T
         size, step = len(context.ids), min(doc_stride, room)
         begins = np.arange(0, max(size - room, 0) + step, step)
-        begins = begins[:np.searchsorted(begins + room, size) + 1]
         ends = np.minimum(begins + room, size)
         token = np.arange(size)
         shown = (token >= begins[:, None]) & (token < ends[:, None])
@@ -176,13 +177,14 @@ def _plain(tokenizer):
     return Tokenizer.from_str(tokenizer.to_str())
 
 
-def _cutting(tokenizer, seq_len):
-    cutting = _plain(tokenizer)
+def cutting(tokenizer, seq_len):
+    """A copy of a tokenizer that cuts what is longer than ``seq_len`` tokens, of a pair the longer text."""
+    copy = _plain(tokenizer)
     try:
-        cutting.enable_truncation(seq_len, strategy="longest_first")
+        copy.enable_truncation(seq_len, strategy="longest_first")
     except Exception as error:  # the library raises bare Exception
         raise DataError(f"seq_len={seq_len}: {error}") from None
-    return cutting
+    return copy
 
 
 def _encodings(tokenizer, texts, places=False, **kwargs):

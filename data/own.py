@@ -4,7 +4,7 @@ import math
 
 from data import conll
 from data.errors import DataError
-from data.tables import Table
+from data.tables import SUFFIXES, Table
 from data.tasks import Examples, TaskData, class_names, numbered, split
 
 METRICS = {"classification": ("accuracy", "f1", "matthews"), "multilabel": ("f1", "accuracy"),
@@ -17,7 +17,7 @@ def read_own(task, path, dev=None, text="text", text_pair=None, label="label"):
     ``tag`` also reads CoNLL columns (any other suffix). Without ``dev`` a tenth of ``path`` is held out. A label
     that is a list, in a .csv a JSON list, makes the task multi-label. Raises DataError naming file and row.
     """
-    if task == "tag" and not str(path).endswith((".csv", ".tsv", ".jsonl", ".parquet")):
+    if task == "tag" and not str(path).endswith(SUFFIXES):
         return conll.read_tagging(path, dev)
     if task == "pair" and not text_pair:
         raise DataError("--task pair: name the column of the second text with --text-pair")

@@ -3,6 +3,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from data.race import LETTERS
 from trainer import metrics
 from trainer.finetuning import Finetuning, forward, in_order
 
@@ -55,7 +56,7 @@ class Classification(Finetuning):
     def predictions(self, outputs, examples):
         """(id, prediction, probability) of each example."""
         probabilities, = in_order(outputs)
-        names = self.data.labels or "ABCDEFGHIJ"
+        names = self.data.labels or LETTERS
         return [(name, names[row.argmax()], float(row.max())) for name, row in zip(examples.ids, probabilities)]
 
     def summary(self, scores):

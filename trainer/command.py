@@ -9,7 +9,6 @@ from albert.errors import ModelError
 from data.errors import DataError
 from trainer.errors import RunError
 
-
 DEFAULT_CACHE = "~/.cache/albert"
 # Keys that change nothing of what is learned: a resumed run may go on with others.
 PROCESS_KEYS = ("num_workers", "log_every", "save_every", "keep_checkpoints")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from torch.utils.tensorboard import SummaryWriter
 
-from trainer import checkpoints
+from trainer import checkpoints, distributed, machine
 from trainer.errors import RunError
 
 
@@ -113,6 +113,14 @@ def read_config(folder):
     if not isinstance(config, dict) or not {"task", "model", "seed"} <= config.keys():
         raise RunError(f"{file}: not a run's settings; name the run's own folder, such as runs/pretrain-...")
     return config
+
+
+def begin(args):
+    """Set up this process and refuse a --runs-dir that could not be written: its World."""
+    if not args.no_save:
+        check_parent(args.runs_dir)
+    machine.keep_freed_memory()
+    return distributed.join(args.cpu)
 
 
 def check_parent(parent):
