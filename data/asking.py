@@ -158,8 +158,10 @@ WRITERS = {"table": write_table, "jsonl": write_lines, "json": write_json, "csv"
 
 def _merged(kept, answer):
     """One row; what is answered under the name of a column that is there already gets ``answer_`` before it."""
-    return {**kept, **{f"answer_{name}" if name in kept else name: value.tolist() if name == "embedding" and value is not None
-                       else value for name, value in answer.items()}}
+    row = dict(kept)
+    for name, value in answer.items():
+        row[f"answer_{name}" if name in kept else name] = value.tolist() if hasattr(value, "tolist") else value
+    return row
 
 
 def _json(value):
