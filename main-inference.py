@@ -44,17 +44,20 @@ def parse_arguments():
     parser.add_argument("--threshold", type=float, help="qa: how far ahead no answer must be (default: what "
                                                         "fine-tuning found)")
     parser.add_argument("--precision", default="fp32", help="fp32, bf16 or fp16 (default fp32)")
+    parser.add_argument("--quantize", choices=["int8"], help="compute the encoder's products in 8 bits (needs torchao)")
     parser.add_argument("--cpu", action="store_true", help="leave the GPU alone")
     parser.add_argument("--tqdm-off", action="store_true", help="no progress bar")
     args = parser.parse_intermixed_args()
     if args.export:
         if args.output is None or args.inputs:
             parser.error("--export onnx, torch or hf takes --output FOLDER and no texts")
+        if args.output.exists() and not args.output.is_dir():
+            parser.error(f"--output {args.output}: a file; --export takes a folder")
         return args
     if not args.inputs and not args.interactive:
         parser.error("give a text, a file or -, or --interactive")
-    if args.append and (args.output is None or args.output.suffix == ".npy"):
-        parser.error("--append goes on with the .jsonl or .csv file that --output names")
+    if args.append and args.output is None:
+        parser.error("--append goes on with the file that --output names")
     if args.interactive and (args.inputs or args.output or args.format):
         parser.error("--interactive takes no texts, --output or --format")
     if args.output:
@@ -83,7 +86,7 @@ def main():
         return export(args)
     options = {name: getattr(args, name) for name in ("top_k", "pooling", "normalize", "threshold")
                if getattr(args, name) is not None}
-    ask = pipeline(args.task, args.checkpoint, "cpu" if args.cpu else None, args.precision, **options)
+    ask = pipeline(args.task, args.checkpoint, "cpu" if args.cpu else None, args.precision, args.quantize, **options)
     if args.text_pair and len(ask.inputs) == 1:
         raise ModelError("--text-pair: this task takes one text")
     if args.output and args.output.suffix == ".npy" and "embedding" not in ask.columns:
@@ -98,11 +101,11 @@ def main():
 def answer_all(args, ask):
     rows = file_rows(args.inputs[0], ask.inputs, args.text, args.text_pair) if args.from_file else \
         argument_rows(args.inputs, ask.inputs)
-    done, header = finished(args.output) if args.append and args.output.exists() else (0, None)
+    done, header = finished(args.output, ask.config.hidden_size) if args.append else (0, None)
     answers = answered(ask, tqdm(islice(rows, done, None), unit="row", initial=done, leave=False, dynamic_ncols=True,
                                  disable=args.tqdm_off or not args.from_file or not sys.stderr.isatty()), done)
     if args.output and args.output.suffix == ".npy":
-        write_array(args.output, answers, ask.config.hidden_size)
+        write_array(args.output, answers, ask.config.hidden_size, done)
         return 0
     kind = args.output.suffix[1:] if args.output else args.format or ("jsonl" if args.from_file else "table")
     with open(args.output, "a" if args.append else "w", newline="", encoding="utf-8") if args.output else \

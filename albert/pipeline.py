@@ -38,7 +38,8 @@ class Pipeline:
     changes = {}                 # of the configuration
     inputs = ("text",)
 
-    def __init__(self, folder: Path, config: AlbertConfig, device: torch.device, dtype: torch.dtype | None, **options):
+    def __init__(self, folder: Path, config: AlbertConfig, device: torch.device, dtype: torch.dtype | None,
+                 quantize: str | None = None, **options):
         from data.tokenizer import load_tokenizer, special_ids
 
         self.folder, self.config, self.device, self.dtype = folder, config, device, dtype
@@ -47,6 +48,8 @@ class Pipeline:
         self.length = config.max_position_embeddings
         self.set(**options)
         self.model = self.load().to(device)
+        if quantize == "int8":
+            _to_int8(self.model)
 
     def load(self):
         return self.model_class.from_pretrained(self.folder, **self.changes)
@@ -440,13 +443,15 @@ TASKS = {"fill-mask": FillMask, "sentence-order": SentenceOrder, "embed": Embed,
          "regress": Classify, "tag": Tag, "qa": Answer, "choose": Choose}
 
 
-def pipeline(task: str | None, checkpoint, device: str | None = None, precision: str = "fp32", **options) -> Pipeline:
+def pipeline(task: str | None, checkpoint, device: str | None = None, precision: str = "fp32",
+             quantize: str | None = None, **options) -> Pipeline:
     """The pipeline of a task over a checkpoint: a run folder, a checkpoint folder, or a folder or hub name in the
     Hugging Face layout.
 
     task: one of `TASKS`, or None for what the checkpoint was made for. device: "cuda" where there is one. precision:
-    fp32, or bf16 or fp16 autocast. options: of the task, see its `set`. Raises ModelError for a task that is unknown
-    or that the checkpoint can't do, and for an option that the task does not have.
+    fp32, or bf16 or fp16 autocast. quantize: "int8" has the encoder's products computed in 8 bits, which needs the
+    package torchao. options: of the task, see its `set`. Raises ModelError for a task that is unknown or that the
+    checkpoint can't do, and for an option that the task does not have.
     """
     folder = checkpoint_folder(checkpoint)
     config = read_config(folder)
@@ -459,13 +464,32 @@ def pipeline(task: str | None, checkpoint, device: str | None = None, precision:
     dtypes = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
     if precision not in dtypes:
         raise ModelError(f"precision={precision}: there are {', '.join(dtypes)}")
+    if quantize not in (None, "int8"):
+        raise ModelError(f"quantize={quantize}: there is int8")
+    if quantize and precision != "fp32":
+        raise ModelError(f"quantize={quantize} goes with precision=fp32, not {precision}")
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     try:
-        return TASKS[task](folder, config, device, dtypes[precision], **options)
+        return TASKS[task](folder, config, device, dtypes[precision], quantize, **options)
     except TypeError as error:
         if "unexpected keyword" not in str(error):
             raise
         raise ModelError(f"task {task}: no option {str(error).split()[-1]}") from None
+
+
+def _to_int8(model: torch.nn.Module):
+    """Have the encoder's linear layers multiply int8 weights (a scale for each output) by int8 inputs (a scale for each
+    token, found as they come). The heads, the embeddings and all else stay in float32."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)                            # torchao reports kernels for GPUs that it can't load
+    try:
+        from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
+    except ImportError:
+        raise ModelError("quantize=int8 needs the package torchao: pip install torchao") from None
+    finally:
+        logging.disable(level)
+    quantize_(model, Int8DynamicActivationInt8WeightConfig(),
+              lambda part, name: isinstance(part, torch.nn.Linear) and ".encoder." in f".{name}")
 
 
 def _abilities(folder: Path, config: AlbertConfig) -> tuple[str, ...]:

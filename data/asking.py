@@ -79,8 +79,13 @@ def _decoded(stream):
             raise DataError(f"standard input: line {number}, byte {error.start} of it: not UTF-8") from None
 
 
-def finished(path):
-    """(whole answers, column names) of a .jsonl or .csv file; what is half-written at its end is cut off."""
+def finished(path, size):
+    """(whole answers, column names) of a .jsonl or .csv file, or of what is there of a .npy file of embeddings of that
+    ``size``; what is half-written at the end is cut off by the next answers."""
+    if path.suffix == ".npy":
+        return _finished_array(path, size), None
+    if not path.exists():
+        return 0, None
     rows = end = position = quotes = 0
     header = b""
     with open(path, "r+b") as file:
@@ -95,6 +100,18 @@ def finished(path):
     if path.suffix != ".csv" or rows == 0:
         return rows, None
     return rows - 1, next(csv.reader(header.decode("utf-8").splitlines(keepends=True)))
+
+
+def _finished_array(path, size):
+    if path.exists():
+        raise DataError(f"--output {path}: it is whole; --append goes on with an interrupted one")
+    body = _body(path)
+    return body.stat().st_size // (4 * size) if body.exists() else 0
+
+
+def _body(path):
+    """Where the rows of a .npy file gather until their number is known."""
+    return path.with_name(path.name + ".part")
 
 
 def write_table(file, answers, columns=(), header=None):
@@ -135,22 +152,25 @@ def write_csv(file, answers, columns, header=None):
         file.flush()
 
 
-def write_array(path, answers, size):
-    """Embeddings as a .npy file of float32 (rows, size), an empty input's all zero; written whole or not at all."""
-    temporary, body = path.with_name(path.name + ".tmp"), path.with_name(path.name + ".body")
-    rows = 0
+def write_array(path, answers, size, done=0):
+    """Embeddings as a .npy file of float32 (rows, size), an empty input's all zero: whole, or FILE.npy.part with the rows
+    that there are, of which the first ``done`` stay."""
+    temporary, body = path.with_name(path.name + ".tmp"), _body(path)
+    rows = done
+    with open(body, "ab") as file:
+        file.truncate(4 * size * done)
+        for _, answer in answers:
+            file.write(np.asarray(answer.get("embedding", np.zeros(size)), "<f4").tobytes())
+            file.flush()
+            rows += 1
     try:
-        with open(body, "wb") as file:
-            for _, answer in answers:
-                file.write(np.asarray(answer.get("embedding", np.zeros(size)), "<f4").tobytes())
-                rows += 1
         with open(temporary, "wb") as file, open(body, "rb") as values:
             np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": (rows, size)})
             shutil.copyfileobj(values, file)
         os.replace(temporary, path)
+        body.unlink()
     finally:
-        for leftover in (temporary, body):
-            leftover.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 WRITERS = {"table": write_table, "jsonl": write_lines, "json": write_json, "csv": write_csv}
