@@ -87,8 +87,8 @@ def compare(folder, task, name, texts, rounds):
     for side, found in rates.items():
         ratio = statistics.median(ours / other for ours, other in zip(rates["fp32"], found))
         difference = float((outputs[side] - outputs["peer, one at a time"]).abs().max())
-        print(f"| {task} | {len(texts):,} {name} | {side} | {statistics.median(found):.1f} | {ratio:.2f} | {difference:.0e} "
-              f"| {memory[side]:,.0f} |", flush=True)
+        print(f"| {task} | {len(texts):,} {name} | {side} | {statistics.median(found):.1f} | {ratio:.2f} | "
+              f"{difference:.0e} | {memory[side]:,.0f} |", flush=True)
 
 
 def prepare(side, task, folder):

@@ -4,16 +4,20 @@ import json
 import random
 import shutil
 import signal
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from conftest import refused, script
 from safetensors.torch import load_file
+from sklearn.utils.class_weight import compute_class_weight
 
 from albert import AlbertConfig, AlbertForPretraining, AlbertForSequenceClassification
 from data.tokenizer import save_tokenizer, train_tokenizer
 from hps import HPS
 from trainer import checkpoints
+from trainer.finetuning import class_weights
 
 SMALL = ["batch_size=8", "micro_batch_size=4", "max_steps=6", "warmup_steps=1", "save_every=2", "eval_every=3",
          "log_every=1", "seq_len=48", "learning_rate=1e-3", "precision=fp32"]
@@ -143,7 +147,7 @@ def own(tables, *flags):
 ])
 def test_every_benchmark(checkpoint, benchmarks, tmp_path, finetune, task, metrics, examples):
     data = benchmarks / "race" if task == "race" else benchmarks
-    result = finetune(arguments(checkpoint, tmp_path, task, "--data", data, settings=["doc_stride=16"]))
+    result = finetune(arguments(checkpoint, tmp_path, task, "--data", data, settings=["doc_stride=16", *["class_weights=balanced"] * (task == "ner")]))
     assert result.code == 0, result.err
     run, saved, predictions = read_run(tmp_path)
     assert metrics <= set(saved["dev"]) and saved["task"] == task and "main-finetune.py" in saved["command"]
@@ -193,7 +197,8 @@ def test_submissions(checkpoint, benchmarks, tmp_path, finetune, task, folder, h
     data = tmp_path / "data"
     shutil.copytree(benchmarks / folder, data / folder)
     (data / folder / "test.tsv").write_text("\n".join([header, *rows]) + "\n")
-    result = finetune(arguments(checkpoint, tmp_path, task, "--data", data, settings=["class_weights=balanced"] * bool(outcomes)))
+    result = finetune(arguments(checkpoint, tmp_path, task, "--data", data,
+                                settings=["class_weights=balanced"] * bool(outcomes)))
     assert result.code == 0 and f"{folder}.tsv" in result.out, result.err
     run, = run_folders(tmp_path)
     first, *lines = [line.split("\t") for line in (run / f"{folder}.tsv").read_text().splitlines()]
@@ -205,7 +210,8 @@ def test_a_finished_run_and_options_without_a_meaning_are_refused(checkpoint, ta
     flags = own(tables, "--label", "stars")
     refused(finetune(arguments(checkpoint, tmp_path, "regress", *flags, settings=["class_weights=balanced"])),
             "class_weights=balanced", "regression")
-    refused(finetune(arguments(checkpoint, tmp_path, "regress", *flags, settings=["label_smoothing=0.1"])), "label_smoothing")
+    refused(finetune(arguments(checkpoint, tmp_path, "regress", *flags, settings=["label_smoothing=0.1"])),
+            "label_smoothing")
     refused(finetune(arguments(checkpoint, tmp_path, "regress", *flags, settings=["max_epochs=0"])), "max_epochs=0")
     assert finetune(arguments(checkpoint, tmp_path, "regress", *flags)).code == 0
     run, = run_folders(tmp_path)
@@ -287,10 +293,18 @@ def test_multi_label_lists(checkpoint, tmp_path, finetune):
     rows = [{"text": sentence(rng, GOOD), "label": rng.sample(["x", "y", "z"], rng.randint(0, 3))} for _ in range(30)]
     rows[0]["label"] = ["x", "y"]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    result = finetune(arguments(checkpoint, tmp_path, "classify", "--data", path))
+    result = finetune(arguments(checkpoint, tmp_path, "classify", "--data", path, settings=["class_weights=balanced"]))
     assert result.code == 0, result.err
     _, saved, predictions = read_run(tmp_path)
     assert {"f1", "accuracy"} <= set(saved["dev"]) and len(predictions) == 3
+
+
+def test_class_weights_are_those_of_scikit_learn():
+    labels = np.random.default_rng(0).integers(0, 3, 50) ** 2 // 2                            # 0, 2 and none of class 1
+    expected = compute_class_weight("balanced", classes=np.array([0, 2]), y=labels) * 2 / 3   # of three classes
+    weights = class_weights(SimpleNamespace(class_weights="balanced"), np.bincount(labels, minlength=3))
+    np.testing.assert_allclose(weights[[0, 2]], expected, rtol=1e-6)
+    assert class_weights(SimpleNamespace(class_weights="none"), [3, 0, 5]).tolist() == [1, 1, 1]
 
 
 @pytest.mark.parametrize("text, words", [

@@ -5,35 +5,30 @@ import torch.nn.functional as F
 
 from data.race import LETTERS
 from trainer import metrics
-from trainer.finetuning import Finetuning, forward, in_order
+from trainer.finetuning import Finetuning, class_weights, forward, in_order
 
 
 class Classification(Finetuning):
-    """One class of several, by cross-entropy: also the choice among options, whose logits stand for the classes.
-
-    ``class_weights=balanced`` weighs a class by N / (classes · its examples), as scikit-learn does.
-    """
+    """One class of several, by cross-entropy: also the choice among options, whose logits stand for the classes."""
     options = ("class_weights", "label_smoothing")
 
     def __init__(self, data, train, dev, hps, world):
         super().__init__(data, train, dev, hps, world)
         labels = train.targets["labels"]
         counts = np.bincount(labels, minlength=len(data.labels) or train.choices)
-        weights = len(labels) / (len(counts) * np.maximum(counts, 1)) if hps.class_weights == "balanced" else None
-        self.weights = None if weights is None else torch.tensor(weights, dtype=torch.float32)
+        self.weights = class_weights(hps, counts).to(world.device)
         self.majority = counts.argmax()
         self.average = "binary" if tuple(data.labels) == ("0", "1") else "macro"
 
     def counts(self, batch):
         counts = super().counts(batch)
-        if self.weights is not None and "labels" in batch:
-            counts["label"] = float(self.weights.to(batch["labels"].device)[batch["labels"]].sum())
+        if "labels" in batch:
+            counts["label"] = float(self.weights[batch["labels"].to(self.weights.device)].sum())
         return counts
 
     def _losses(self, logits, labels):
-        weights = None if self.weights is None else self.weights.to(logits.device)
-        smoothing = self.hps.label_smoothing
-        return {"label_loss": F.cross_entropy(logits, labels, weights, reduction="sum", label_smoothing=smoothing)}
+        loss = F.cross_entropy(logits, labels, self.weights, reduction="sum", label_smoothing=self.hps.label_smoothing)
+        return {"label_loss": loss}
 
     def sums(self, model, batch):
         return self._losses(forward(model, batch).float(), batch["labels"])
@@ -66,16 +61,29 @@ class Classification(Finetuning):
 
 class MultiLabel(Finetuning):
     """Any number of classes, each by its own logistic regression; predicted from a probability of 1/2 on."""
+    options = ("class_weights",)
+
+    def __init__(self, data, train, dev, hps, world):
+        super().__init__(data, train, dev, hps, world)
+        labels = train.targets["labels"]
+        present = labels.sum(0)
+        self.weights = class_weights(hps, np.stack([len(labels) - present, present], -1)).to(world.device)
+
+    def _weights(self, labels):
+        """Of each label of each row, by whether it is there (B, classes)."""
+        without, those_with = self.weights.unbind(-1)
+        return torch.where(labels > 0.5, those_with, without)
 
     def counts(self, batch):
-        return {**super().counts(batch), "label": batch["labels"].numel()}
+        return {**super().counts(batch), "label": float(self._weights(batch["labels"].to(self.weights.device)).sum())}
 
     def sums(self, model, batch):
         return self.predict(model, batch)[0]
 
     def predict(self, model, batch):
         logits = forward(model, batch).float()
-        sums = {"label_loss": F.binary_cross_entropy_with_logits(logits, batch["labels"], reduction="sum")}
+        sums = {"label_loss": F.binary_cross_entropy_with_logits(logits, batch["labels"], self._weights(batch["labels"]),
+                                                                 reduction="sum")}
         return sums, (batch["index"].cpu().numpy(), logits.detach().sigmoid().cpu().numpy())
 
     def metrics(self, outputs):

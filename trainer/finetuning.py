@@ -91,6 +91,14 @@ class Finetuning:
         return "held-out " + ", ".join(f"{name.replace('_', ' ')} {scores[name]:.4f}" for name in names)
 
 
+def class_weights(hps, counts):
+    """float32, of the shape of ``counts``, the examples of each class (last axis): all 1, or with
+    ``class_weights=balanced`` N / (classes · its examples), as scikit-learn weighs them."""
+    counts = np.asarray(counts, float)
+    weights = counts.sum(-1, keepdims=True) / (counts.shape[-1] * np.maximum(counts, 1))
+    return torch.tensor(weights if hps.class_weights == "balanced" else np.ones_like(counts), dtype=torch.float32)
+
+
 def forward(model, batch):
     """The model's output for a micro-batch."""
     mask = None if batch["attention_mask"].all() else batch["attention_mask"]

@@ -4,20 +4,26 @@ import torch.nn.functional as F
 
 from data.examples import NO_LABEL
 from trainer import metrics
-from trainer.finetuning import Finetuning, forward
+from trainer.finetuning import Finetuning, class_weights, forward
 
 
 class Tagging(Finetuning):
     """The tag of each word, by cross-entropy over its first sub-word. A word that was cut off is predicted O (where
     there is no O, the first tag)."""
-    options = ("label_smoothing",)
+    options = ("class_weights", "label_smoothing")
+
+    def __init__(self, data, train, dev, hps, world):
+        super().__init__(data, train, dev, hps, world)
+        tags = train.tokens["tags"]
+        self.weights = class_weights(hps, np.bincount(tags[tags != NO_LABEL], minlength=len(data.labels))).to(world.device)
 
     def counts(self, batch):
-        return {**super().counts(batch), "label": int((batch["tags"] != NO_LABEL).sum())}
+        tags = batch["tags"][batch["tags"] != NO_LABEL].to(self.weights.device)
+        return {**super().counts(batch), "label": float(self.weights[tags].sum())}
 
     def _losses(self, logits, tags):
-        loss = F.cross_entropy(logits.flatten(0, 1), tags.flatten(), reduction="sum", ignore_index=NO_LABEL,
-                               label_smoothing=self.hps.label_smoothing)
+        loss = F.cross_entropy(logits.flatten(0, 1), tags.flatten(), self.weights, reduction="sum",
+                               ignore_index=NO_LABEL, label_smoothing=self.hps.label_smoothing)
         return {"label_loss": loss}
 
     def sums(self, model, batch):
