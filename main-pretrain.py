@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import torch
 
 from albert import AlbertConfig, AlbertForPretraining
-from albert.pretrained import checkpoint_folder
+from albert.pretrained import checkpoint_folder, read_config as read_model_config
 from data.sources import NAMED_SOURCES, open_source
 from data.store import prepare
 from data.tokenizer import save_tokenizer, special_ids
@@ -91,6 +91,8 @@ def main():
     world = begin(args)
     quiet = args.tqdm_off or not world.is_main
 
+    if flags.init_from:
+        read_model_config(checkpoint_folder(flags.init_from))           # its faults are told before any text is read
     source = open_source(flags.data, text_field=flags.text_field, documents=flags.documents, small=flags.small)
     with world.main_first():
         vocabulary = flags.tokenizer or flags.init_from and checkpoint_folder(flags.init_from)
