@@ -1,0 +1,171 @@
+"""Whole pretraining steps beside 🤗 Transformers: the same model, the same batches, interleaved.
+
+    python bench/train_step.py --data DATA                                  # with pretrain/ and vocab/ in it
+    python bench/train_step.py --data DATA --models bert-base --shapes 8x128
+
+A step is forward, backward, clipping and AdamW of masked language modelling and sentence order, over real batches from the
+token store, padding as it falls. Ours is the step of `Trainer`, as main-pretrain.py runs it; the peer is
+AlbertForPreTraining (BertForPreTraining) with PyTorch's AdamW, eager. Each side has a process of its own: ours keeps freed
+memory as the scripts do, the peer runs as it comes. Columns: real tokens (no padding) a second; how many times as fast
+ours in bf16 is (median over the rounds); the products of the step (as PyTorch counts ours) over what the machine does in
+the largest of them, the share of the ceiling; and the process's peak memory.
+"""
+import argparse
+import multiprocessing
+import resource
+import statistics
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from data.examples import NO_LABEL
+from data.sources import open_source
+from data.store import prepare
+from hps import HPS
+from trainer import distributed, machine
+from trainer.initial import new_model
+from trainer.loop import Trainer
+from trainer.optimizers import build_optimizers
+from trainer.pretraining import Pretraining
+
+SIDES = {"ours, bf16": ("ours", "bf16"), "ours, fp32": ("ours", "fp32"), "peer, bf16": ("peer", "bf16"),
+         "peer, fp32": ("peer", "fp32")}
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--models", nargs="+", default=["base"])
+    parser.add_argument("--shapes", nargs="+", default=["8x128", "4x512"], help="rows x tokens of a step")
+    parser.add_argument("--sides", nargs="+", default=list(SIDES), choices=list(SIDES))
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=3, help="of each side a round")
+    parser.add_argument("--cache-dir", default="~/.cache/albert")
+    args = parser.parse_args()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    print(f"{device}, {torch.get_num_threads()} threads, median of {args.rounds} rounds of {args.steps} steps in turn\n")
+    print("| model | rows x tokens | side | tokens/s | ours in bf16 is times as fast | share of the ceiling | peak memory, MB |"
+          "\n|---|---|---|---|---|---|---|")
+    for model in args.models:
+        for shape in args.shapes:
+            compare(args, device, model, shape)
+
+
+def compare(args, device, model, shape):
+    context = multiprocessing.get_context("spawn")
+    sides = {side: ProcessPoolExecutor(1, context, build, (*SIDES[side], model, shape, device, args.data, args.cache_dir))
+             for side in args.sides}
+    rates, share, memory = {side: [] for side in sides}, {}, {}
+    for number in range(args.rounds + 1):
+        for side, process in sides.items():
+            rate, memory[side], share[side] = process.submit(run, args.steps).result()
+            if number:                                                  # the first round warms up
+                rates[side].append((rate, share[side]))
+    for process in sides.values():
+        process.shutdown()
+    for side, rounds in rates.items():
+        ratio = statistics.median(ours / other for (ours, _), (other, _) in zip(rates[args.sides[0]], rounds))
+        rate, reached = (statistics.median(column) for column in zip(*rounds))
+        print(f"| {model} | {shape} | {side} | {rate:,.0f} | {ratio:.2f} | {reached:.0%} | {memory[side]:,.0f} |", flush=True)
+
+
+def build(kind, precision, model, shape, device, data, cache):
+    """Make a side in its process: ``step(batch)``, its batches, and the products of a step in FLOP."""
+    global step, batches, flops, ceiling
+    rows, length = map(int, shape.split("x"))
+    hps = SimpleNamespace(**vars(HPS["pretrain", model]) | dict(
+        seq_len=length, batch_size=rows, micro_batch_size=rows, attention="softmax", optimizer="adamw", learning_rate=1e-4,
+        hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, precision=precision, warmup_steps=10, num_workers=0))
+    if kind == "ours" and device.type == "cpu":
+        machine.keep_freed_memory()
+    store, tokenizer = prepare(open_source([str(data / "pretrain")]), cache, tokenizer=data / "vocab" / "30k-clean.model",
+                               kind="unigram", vocab_size=30_000, seed=0, num_workers=2, progress=False, announce=False)
+    hps.vocab_size = tokenizer.get_vocab_size()
+    world = distributed.World(0, 1, device)
+    task, network = Pretraining(store, tokenizer, hps, world), new_model(hps)
+    trainer = Trainer(task, network, tokenizer, hps, world, quiet=True)
+    batches = (micro_batches for _, micro_batches in task.updates(task.position()))
+    received = SimpleNamespace(signal=0)
+    with FlopCounterMode(display=False) as counter:
+        trainer._update(next(batches), received)
+    flops, ceiling = counter.get_total_flops(), matmul_ceiling(device, DTYPES[precision], rows * length, hps)
+    if kind == "peer":
+        del trainer, network
+        machine.choose_attention_backend(None, device, length)                  # PyTorch's own choice
+        step = peer_step(model, hps, device, DTYPES[precision])
+    else:
+        step = lambda micro_batches: trainer._update(micro_batches, received)  # noqa: E731
+
+
+def peer_step(model, hps, device, dtype):
+    import transformers
+
+    transformers.set_seed(0)
+    names = "vocab_size embedding_size hidden_size num_hidden_layers num_attention_heads intermediate_size hidden_act " \
+            "hidden_dropout_prob attention_probs_dropout_prob max_position_embeddings layer_norm_eps"
+    settings = {name: getattr(hps, name) for name in names.split()}
+    family = "Bert" if hps.model_type == "bert" else "Albert"
+    peer = getattr(transformers, f"{family}ForPreTraining")(getattr(transformers, f"{family}Config")(**settings)).to(device)
+    sentence = "next_sentence_label" if family == "Bert" else "sentence_order_label"
+    optimizer, = build_optimizers(peer, hps)
+
+    def step(micro_batches):
+        (_, batch), = micro_batches
+        batch = {name: tensor.to(device) for name, tensor in batch.items()}
+        labels = torch.full_like(batch["input_ids"], NO_LABEL).flatten()
+        labels[batch["masked_positions"]] = batch["mlm_labels"]
+        with machine.autocast(None if dtype == torch.float32 else dtype, device):
+            loss = peer(input_ids=batch["input_ids"], token_type_ids=batch["token_type_ids"],
+                        attention_mask=batch["attention_mask"], labels=labels.view_as(batch["input_ids"]),
+                        **{sentence: batch["sentence_labels"]}).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(peer.parameters(), hps.clip_norm)
+        optimizer.step()
+        optimizer.zero_grad()
+    return step
+
+
+def matmul_ceiling(device, dtype, tokens, hps):
+    """FLOP/s of the largest product of a layer, the best of many."""
+    a = torch.randn(tokens, hps.hidden_size, device=device, dtype=dtype)
+    b = torch.randn(hps.hidden_size, hps.intermediate_size, device=device, dtype=dtype)
+    out, best = torch.empty(tokens, hps.intermediate_size, device=device, dtype=dtype), 1e9
+    for _ in range(30):
+        synchronize()
+        start = time.perf_counter()
+        torch.mm(a, b, out=out)
+        synchronize()
+        best = min(best, time.perf_counter() - start)
+    return 2 * tokens * hps.hidden_size * hps.intermediate_size / best
+
+
+def run(steps):
+    """(real tokens a second, peak memory in MB, share of the ceiling) of some steps."""
+    ready = [next(batches) for _ in range(steps)]
+    tokens = sum(int(batch["attention_mask"].sum()) for micro_batches in ready for _, batch in micro_batches)
+    synchronize()
+    start = time.perf_counter()
+    for micro_batches in ready:
+        step(micro_batches)
+    synchronize()
+    seconds = time.perf_counter() - start
+    memory = torch.cuda.max_memory_allocated() / 1e6 if torch.cuda.is_available() else \
+        resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
+    return tokens / seconds, memory, flops * steps / seconds / ceiling
+
+
+def synchronize():
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+if __name__ == "__main__":
+    main()
