@@ -41,11 +41,13 @@ class Plain(nn.Module):
 def program(model: PretrainedModel) -> torch.export.ExportedProgram:
     """The model in evaluation mode as a program with free batch and length.
 
-    Nyström and MRA attention give short rows exact attention by another path: a program has the other one alone, for
-    lengths above num_landmarks, and above block_size · blocks_per_row. Raises ModelError where no length is.
+    Kinds of attention that compute short rows exactly have programs for longer ones alone: Nyström above num_landmarks
+    tokens, MRA above block_size · blocks_per_row, local attention above half its window. Raises ModelError where the
+    model has no more positions than that.
     """
     config, last = model.config, 2 if type(model).__name__ == "AlbertForMultipleChoice" else 1
-    exact = {"nystrom": config.num_landmarks, "mra": config.block_size * config.blocks_per_row}
+    exact = {"nystrom": config.num_landmarks, "mra": config.block_size * config.blocks_per_row,
+             "local": config.attention_window // 2}
     least = exact.get(config.attention, 1) + 1
     if least >= config.max_position_embeddings:
         raise ModelError(f"{config.attention} attention approximates texts of more than {least - 1} tokens, and the model "
@@ -54,7 +56,8 @@ def program(model: PretrainedModel) -> torch.export.ExportedProgram:
             last: torch.export.Dim("length", min=least, max=config.max_position_embeddings)}
     example = examples(model, 2, max(least, min(16, config.max_position_embeddings)))
     with torch.no_grad():
-        return torch.export.export(Plain(model.eval()), example, dynamic_shapes=dict.fromkeys(INPUTS, free))
+        return torch.export.export(Plain(model.eval()), example, dynamic_shapes=dict.fromkeys(INPUTS, free),
+                                   prefer_deferred_runtime_asserts_over_guards=True)
 
 
 def examples(model: PretrainedModel, rows: int, length: int) -> tuple[torch.Tensor, ...]:

@@ -321,7 +321,8 @@ def test_exported_programs(inference, models, tmp_path, name):
     assert load_tokenizer(tmp_path).to_str() == load_tokenizer(models / name).to_str()
 
 
-@pytest.mark.parametrize("attention", KINDS)
+@pytest.mark.parametrize("attention", [kind if kind in ("softmax", "nystrom") else pytest.param(kind, marks=pytest.mark.slow)
+                                       for kind in KINDS])
 def test_onnx(models, tmp_path, attention):
     pytest.importorskip("onnxscript")
     model = albert.AlbertForQuestionAnswering(AlbertConfig(

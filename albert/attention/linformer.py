@@ -40,5 +40,7 @@ class LinformerAttention(nn.Module):
 
 def project(weight: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
     """(m, positions) and (B, heads, T, head_dim) to (B, heads, m, head_dim), as one product for all heads."""
-    projected = weight[:, :tensor.shape[2]].to(tensor.dtype) @ rearrange(tensor, "b h t d -> b t (h d)")
+    positions = torch.arange(tensor.shape[2], device=weight.device)        # a slice would fix the length in an export
+    weight = weight.index_select(1, positions).to(tensor.dtype)
+    projected = weight @ rearrange(tensor, "b h t d -> b t (h d)")
     return rearrange(projected, "b m (h d) -> b h m d", h=tensor.shape[1])

@@ -36,7 +36,8 @@ class LocalAttention(nn.Module):
                 real: torch.Tensor | None) -> torch.Tensor:
         """Attention of every token to its window and the first token, [CLS]."""
         rows, heads, tokens, _ = query.shape
-        reach, rest = self.reach, -tokens % self.reach
+        reach, chunks = self.reach, (tokens + self.reach - 1) // self.reach
+        rest = chunks * reach - tokens
         numbers = torch.arange(tokens, device=query.device)
         # the first token is a key of its own beside every window, and none within them
         visible = (numbers > 0).expand(rows, tokens) if real is None else real & (numbers > 0)

@@ -44,9 +44,10 @@ class MRAAttention(nn.Module):
     def attend(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
         """Attention of rows whose real tokens, those of `real` (B, T), come first."""
         rows, heads, tokens, dim = query.shape
-        rest, precise = -tokens % self.size, torch.promote_types(query.dtype, torch.float32)
-        real = rearrange(F.pad(real, (0, rest)), "b (n s) -> b 1 n s 1", s=self.size)
-        query, key, value = (rearrange(F.pad(tensor, (0, 0, 0, rest)), "b h (n s) d -> b h n s d", s=self.size)
+        blocks, precise = (tokens + self.size - 1) // self.size, torch.promote_types(query.dtype, torch.float32)
+        rest = blocks * self.size - tokens
+        real = rearrange(F.pad(real, (0, rest)), "b (n s) -> b 1 n s 1", n=blocks)
+        query, key, value = (rearrange(F.pad(tensor, (0, 0, 0, rest)), "b h (n s) d -> b h n s d", n=blocks)
                              for tensor in (query * dim ** -0.5, key, value))
 
         count = real.sum(dim=3, dtype=precise)                                          # (B, 1, n, 1)
@@ -54,11 +55,11 @@ class MRAAttention(nn.Module):
                                             for tensor in (query, key, value))          # (B, heads, n, head_dim)
         coarse = query_mean @ key_mean.mT + rearrange(count.clamp(min=1).log(), "b 1 n 1 -> b 1 1 n")
         coarse = coarse.masked_fill(rearrange(count == 0, "b 1 n 1 -> b 1 1 n"), LOW)
-        own = torch.eye(coarse.shape[-1], dtype=torch.bool, device=coarse.device)
+        own = torch.eye(blocks, dtype=torch.bool, device=coarse.device)
         best = coarse.detach().masked_fill(own, torch.inf).topk(self.chosen, dim=-1, sorted=False).indices
 
         # blocks of all rows and heads in one list, from which the best are taken for each block of queries
-        offset = torch.arange(rows * heads, device=best.device) * best.shape[2]
+        offset = torch.arange(rows * heads, device=best.device) * blocks
         index = (rearrange(best, "b h n k -> (b h) (n k)") + offset[:, None]).flatten()
         keys, values, visible = (
             rearrange(rearrange(tensor, "b h n s d -> (b h n) (s d)").index_select(0, index),
@@ -72,5 +73,5 @@ class MRAAttention(nn.Module):
         coarse_total = rearrange(coarse.logsumexp(dim=-1), "b h n -> b h n 1 1")
         coarse_output = rearrange(coarse.softmax(dim=-1) @ value_mean, "b h n d -> b h n 1 d").to(value.dtype)
         share = torch.sigmoid(fine_total - coarse_total).to(value.dtype)
-        output = coarse_output + share * (fine_output - coarse_output)
+        output = (coarse_output + share * (fine_output - coarse_output)) * real         # padding gets zero
         return rearrange(output, "b h n s d -> b h (n s) d")[:, :, :tokens]
