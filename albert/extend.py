@@ -36,9 +36,10 @@ def extend_positions(model: PretrainedModel, positions: int) -> str:
 def switch_attention(model: PretrainedModel, attention: str, **options) -> str:
     """Exchange the kind of attention and keep the projections around it.
 
-    options: the keys of that kind (num_landmarks, pinv_iterations, ...) and conv_kernel_size, which is the kind's own
-    default when not given. Weights that both have (Linformer's projections) are kept. A convolution that is new starts at zero, so that it leaves the output unchanged; one of
-    the width the model has keeps its weights. Raises ModelError for an unknown kind.
+    options: the keys of that kind (num_landmarks, pinv_iterations, ...) and conv_kernel_size, which is the kind's
+    own default when not given. Weights that both have (Linformer's projections) are kept. A convolution that is new
+    starts at zero, so that it leaves the output unchanged; one of the width the model has keeps its weights. Raises
+    ModelError for an unknown kind.
     """
     before = model.config
     config = replace(before, **{"attention": attention, "conv_kernel_size": None, **options})

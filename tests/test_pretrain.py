@@ -154,7 +154,8 @@ def test_no_save_writes_nothing(corpus, cache, tmp_path, pretrain):
 
 @pytest.mark.parametrize("settings", [
     ["attention=nystrom", "num_landmarks=8"], ["attention=local", "attention_window=8"],
-    ["attention=mra", "block_size=4", "blocks_per_row=2"], ["attention=linformer"], ["attention=linear"], ["norm_position=post"], ["optimizer=lamb"], ["optimizer=adamw"],
+    ["attention=mra", "block_size=4", "blocks_per_row=2"], ["attention=linformer"], ["attention=linear"],
+    ["norm_position=post"], ["optimizer=lamb"], ["optimizer=adamw"],
     ["sentence_objective=none"], ["sentence_objective=nsp"], ["share=none"], ["short_seq_prob=1.0"],
 ])
 def test_every_recipe_trains(corpus, cache, tmp_path, pretrain, settings):

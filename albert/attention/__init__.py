@@ -37,7 +37,8 @@ class ConvolvedAttention(nn.Module):
 
     def forward(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor,
                 mask: torch.Tensor | None = None) -> torch.Tensor:
-        return self.attend(query, key, value, mask) + self.convolution(value, mask)
+        # in this order: the sum has the strides of its first term, and those of the convolution fit the next projection
+        return self.convolution(value, mask) + self.attend(query, key, value, mask)
 
 
 def build_attention(config: AlbertConfig) -> nn.Module:
