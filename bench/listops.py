@@ -63,8 +63,8 @@ def main():
         seconds = sum(record["seconds"] for record in run["train"])
         print("| attention | length | parameters | updates | minutes of training | accuracy | majority class |")
         print("|---|---|---|---|---|---|---|")
-        print(f"| {args.attention} | {args.min_length} to {args.max_length} | {parameters:,} | {steps:,} | {seconds / 60:.1f} "
-              f"| {run['metrics']['dev']['accuracy']:.4f} | {labels.count(majority) / len(labels):.4f} |")
+        print(f"| {args.attention} | {args.min_length} to {args.max_length} | {parameters:,} | {steps:,} "
+              f"| {seconds / 60:.1f} | {run['metrics']['dev']['accuracy']:.4f} | {labels.count(majority) / len(labels):.4f} |")
 
 
 def example(seed, split, number, min_length, max_length):
