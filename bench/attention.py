@@ -178,6 +178,7 @@ def draw(args, dtype, times, peaks):
                             marker="o", markersize=3, label=kind, linestyle="--" if kind == PEER else "-")
             axis.set(title=f"{direction}, {dtype}", ylabel=words, xlabel="length (tokens)")
             axis.set_xticks(args.lengths, map(str, args.lengths), rotation=45)
+            axis.set_xticks([], minor=True)
             axis.grid(alpha=0.3)
     axes[0, 0].legend()
     path = args.picture if len(args.dtypes) == 1 else args.picture.with_stem(f"{args.picture.stem}-{dtype}")

@@ -77,9 +77,10 @@ def segments(mask: torch.Tensor, landmarks: int) -> torch.Tensor:
 
 def even_segment_means(tensor: torch.Tensor, landmarks: int) -> torch.Tensor:
     """`segment_means` where all tokens are real and the segments of one size: (B, heads, T, head_dim) likewise."""
-    # summed in float32, since a sum of float16 may leave its range
-    precise = torch.promote_types(tensor.dtype, torch.float32)
-    return rearrange(tensor, "b h (m s) d -> b h m s d", m=landmarks).mean(dim=3, dtype=precise).to(tensor.dtype)
+    # a sum of float16 may leave its range; of the other formats it need not be formed in another, which costs in backward
+    wider = torch.float32 if tensor.dtype == torch.float16 else None
+    parts = rearrange(tensor, "b h (m s) d -> b h m s d", m=landmarks)
+    return (parts.sum(dim=3, dtype=wider) / parts.shape[3]).to(tensor.dtype)
 
 
 def segment_means(tensors: tuple[torch.Tensor, ...], segment: torch.Tensor, mask: torch.Tensor,
