@@ -64,7 +64,8 @@ def main():
         print("| attention | length | parameters | updates | minutes of training | accuracy | majority class |")
         print("|---|---|---|---|---|---|---|")
         print(f"| {args.attention} | {args.min_length} to {args.max_length} | {parameters:,} | {steps:,} "
-              f"| {seconds / 60:.1f} | {run['metrics']['dev']['accuracy']:.4f} | {labels.count(majority) / len(labels):.4f} |")
+              f"| {seconds / 60:.1f} "
+              f"| {run['metrics']['dev']['accuracy']:.4f} | {labels.count(majority) / len(labels):.4f} |")
 
 
 def example(seed, split, number, min_length, max_length):

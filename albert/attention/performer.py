@@ -8,7 +8,7 @@ from albert.config import AlbertConfig
 
 class PerformerAttention(nn.Module):
     """Softmax attention by positive orthogonal random features, FAVOR+ (Choromanski et al. 2021, Rethinking Attention
-    with Performers, lemma 1 and section 2.4): O(T · num_features · head_dim) time, O(T · num_features) memory.
+    with Performers, lemma 1): O(T · num_features · head_dim) time, O(T · num_features) memory.
 
     In training the features are drawn anew at each call, from the generator that dropout draws from; evaluation takes
     the ones that the checkpoint keeps. All heads share them.
