@@ -103,10 +103,14 @@ _albert_shared = dict(
     layer_norm_eps=1e-12,
     initializer_range=0.02,
     norm_position="post",        # post, as in the paper | pre
-    attention="nystrom",         # nystrom | softmax
-    num_landmarks=64,
+    attention="nystrom",         # nystrom | softmax | linformer | performer | linear | local | mra
+    num_landmarks=64,            # nystrom; linformer's projected length
     pinv_iterations=6,
     pinv_init="exact",           # exact, per matrix | original, the released one
+    num_features=256,            # performer
+    attention_window=256,        # local: tokens on both sides together
+    block_size=32,               # mra: tokens
+    blocks_per_row=4,            # mra: blocks of keys that a block of queries sees token by token
     conv_kernel_size=None,       # None: what the kind of attention brings along (nystrom 33, softmax 0)
     tokenizer_kind="unigram",
 )

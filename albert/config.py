@@ -53,9 +53,13 @@ class AlbertConfig:
     norm_position: str = "post"
     attention: str = "softmax"
     conv_kernel_size: int | None = None            # None: 33 tokens for Nyström, 0 (no convolution) otherwise
-    num_landmarks: int = 64
+    num_landmarks: int = 64                        # Nyström; Linformer's projected length
     pinv_iterations: int = 6
     pinv_init: str = "exact"
+    num_features: int = 256                        # Performer
+    attention_window: int = 256                    # local: tokens on both sides together
+    block_size: int = 32                           # MRA: tokens
+    blocks_per_row: int = 4                        # MRA: blocks of keys that a block of queries sees token by token
 
     sentence_objective: str = "sop"
     num_labels: int = 2
@@ -94,6 +98,8 @@ class AlbertConfig:
         if self.num_hidden_groups > self.num_hidden_layers:
             raise ModelError(f"num_hidden_groups={self.num_hidden_groups} is more than "
                              f"num_hidden_layers={self.num_hidden_layers}")
+        if self.attention_window % 2:
+            raise ModelError(f"attention_window={self.attention_window}: expected an even number of tokens")
         if self.conv_kernel_size and self.conv_kernel_size % 2 == 0:
             raise ModelError(f"conv_kernel_size={self.conv_kernel_size}: expected an odd width, or 0")
         if self.pad_token_id is not None and self.pad_token_id >= self.vocab_size:

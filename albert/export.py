@@ -39,18 +39,25 @@ class Plain(nn.Module):
 
 
 def program(model: PretrainedModel) -> torch.export.ExportedProgram:
-    """The model in evaluation mode as a program with free batch and length (of Nyström attention, a length above its
-    landmarks)."""
+    """The model in evaluation mode as a program with free batch and length.
+
+    Kinds of attention that compute short rows exactly have programs for longer ones alone: Nyström above num_landmarks
+    tokens, MRA above block_size · blocks_per_row, local attention above half its window. Raises ModelError where the
+    model has no more positions than that.
+    """
     config, last = model.config, 2 if type(model).__name__ == "AlbertForMultipleChoice" else 1
-    least = config.num_landmarks + 1 if config.attention == "nystrom" else 2
+    exact = {"nystrom": config.num_landmarks, "mra": config.block_size * config.blocks_per_row,
+             "local": config.attention_window // 2}
+    least = exact.get(config.attention, 1) + 1
     if least >= config.max_position_embeddings:
-        raise ModelError(f"with {config.num_landmarks} landmarks of {config.max_position_embeddings} positions no text is "
-                         "long enough for Nyström attention: switch to softmax attention first")
+        raise ModelError(f"{config.attention} attention approximates texts of more than {least - 1} tokens, and the model "
+                         f"has {config.max_position_embeddings} positions: switch to softmax attention first")
     free = {0: torch.export.Dim("batch", min=1, max=1 << 16),
             last: torch.export.Dim("length", min=least, max=config.max_position_embeddings)}
     example = examples(model, 2, max(least, min(16, config.max_position_embeddings)))
     with torch.no_grad():
-        return torch.export.export(Plain(model.eval()), example, dynamic_shapes=dict.fromkeys(INPUTS, free))
+        return torch.export.export(Plain(model.eval()), example, dynamic_shapes=dict.fromkeys(INPUTS, free),
+                                   prefer_deferred_runtime_asserts_over_guards=True)
 
 
 def examples(model: PretrainedModel, rows: int, length: int) -> tuple[torch.Tensor, ...]:

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from albert.attention import build_attention
+from albert.attention.linformer import LinformerAttention
 from albert.errors import ModelError
 from albert.models import Albert
 from albert.pretrained import PretrainedModel, initialize
@@ -25,6 +26,9 @@ def extend_positions(model: PretrainedModel, positions: int) -> str:
     copies = -(-positions // len(trained))
     encoder.embeddings.position_embeddings = nn.Embedding.from_pretrained(
         trained.repeat(copies, 1)[:positions], freeze=False)
+    for part in encoder.encoder.modules():
+        if isinstance(part, LinformerAttention):
+            part.extend_positions(positions)
     set_config(model, max_position_embeddings=positions)
     return f"positions extended from {len(trained)} to {positions}, the new ones repeating the old"
 
@@ -32,9 +36,10 @@ def extend_positions(model: PretrainedModel, positions: int) -> str:
 def switch_attention(model: PretrainedModel, attention: str, **options) -> str:
     """Exchange the kind of attention and keep the projections around it.
 
-    options: num_landmarks, pinv_iterations, pinv_init and conv_kernel_size, which is the kind's own default
-    when not given. A convolution that is new starts at zero, so that it leaves the output unchanged; one of
-    the width the model has keeps its weights. Raises ModelError for an unknown kind.
+    options: the keys of that kind (num_landmarks, pinv_iterations, ...) and conv_kernel_size, which is the kind's
+    own default when not given. Weights that both have (Linformer's projections) are kept. A convolution that is new
+    starts at zero, so that it leaves the output unchanged; one of the width the model has keeps its weights. Raises
+    ModelError for an unknown kind.
     """
     before = model.config
     config = replace(before, **{"attention": attention, "conv_kernel_size": None, **options})
@@ -42,7 +47,9 @@ def switch_attention(model: PretrainedModel, attention: str, **options) -> str:
     for block in encoder_of(model).encoder.attention:
         attend = build_attention(config).to(block.query.weight)
         initialize(attend, config)
-        if kept and config.conv_kernel_size:
+        if kept and attention == before.attention:
+            keep_weights(block.attend, attend)
+        elif kept and config.conv_kernel_size:
             attend.convolution = block.attend.convolution
         elif config.conv_kernel_size:
             nn.init.zeros_(attend.convolution.weight)
@@ -51,6 +58,13 @@ def switch_attention(model: PretrainedModel, attention: str, **options) -> str:
     message = f"attention {before.attention} -> {attention}, conv_kernel_size {before.conv_kernel_size} -> "
     message += str(config.conv_kernel_size)
     return message if kept or not config.conv_kernel_size else f"{message}, starting at zero"
+
+
+def keep_weights(old: nn.Module, new: nn.Module):
+    """Give `new` the weights of `old` of the same names and shapes."""
+    shapes = {name: weight.shape for name, weight in new.state_dict().items()}
+    kept = {name: weight for name, weight in old.state_dict().items() if weight.shape == shapes.get(name)}
+    new.load_state_dict(kept, strict=False)
 
 
 def replace_vocabulary(model: PretrainedModel, vocab_size: int, new_rows_from: Mapping[int, int],

@@ -21,8 +21,8 @@ logger = logging.getLogger("albert")
 
 # Configuration keys that from_pretrained can change: no weight of the encoder depends on them.
 CHANGEABLE = ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout_prob",
-              "num_landmarks", "pinv_iterations", "pinv_init", "sentence_objective", "num_labels", "id2label",
-              "problem_type")
+              "num_landmarks", "pinv_iterations", "pinv_init", "attention_window", "block_size", "blocks_per_row",
+              "sentence_objective", "num_labels", "id2label", "problem_type")
 
 WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin",
                 "pytorch_model.bin.index.json")

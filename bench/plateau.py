@@ -1,6 +1,8 @@
 """What makes a small model leave the plateau: one change at a time to `tiny` with four layers, at equal time.
 
     python bench/plateau.py --data FOLDER_OF_TEXT_FILES --minutes 6 --jobs 2 --threads 1
+    python bench/plateau.py --data FOLDER_OF_TEXT_FILES --minutes 30 --jobs 1 --threads 2 \\
+        --variants "2048 tokens, softmax" "2048 tokens, nystrom" "2048 tokens, local"
 
 Each variant's speed is measured first, and its number of updates is what fits into the time, so that every learning
 rate has come down at the end. Prints a table and draws held-out loss against time.
@@ -14,6 +16,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from albert.attention import KINDS
+
 BASE = ["num_hidden_layers=4"]
 VARIANTS = {
     "4 layers": [],
@@ -32,6 +38,9 @@ VARIANTS = {
     "AdamW's beta2 0.98": ["adam_beta2=0.98"],
     "no sentence objective": ["sentence_objective=none"],
 }
+# Long rows, where the kinds of attention differ; each with the same convolution of the values. Only run by name.
+LONG = ["seq_len=2048", "batch_size=4", "micro_batch_size=4", "eval_sequences=32", "conv_kernel_size=9"]
+LONG_VARIANTS = {f"2048 tokens, {kind}": [*LONG, f"attention={kind}"] for kind in KINDS}
 
 
 def main():
@@ -43,11 +52,12 @@ def main():
     parser.add_argument("--minutes", type=float, default=6)
     parser.add_argument("--jobs", type=int, default=2, help="runs at the same time")
     parser.add_argument("--threads", type=int, default=1, help="of each run")
-    parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=list(VARIANTS), metavar="NAME",
-                        help=f"of {', '.join(VARIANTS)} (default: all)")
+    known = VARIANTS | LONG_VARIANTS
+    parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=list(known), metavar="NAME",
+                        help=f"of {', '.join(known)} (default: all but those of 2048 tokens)")
     args = parser.parse_args()
     with ThreadPoolExecutor(args.jobs) as pool:
-        rows = list(pool.map(lambda name: measure(args, name, VARIANTS[name]), args.variants))
+        rows = list(pool.map(lambda name: measure(args, name, known[name]), args.variants))
     print(f"{args.minutes:g} minutes a run, {args.threads} thread(s) each, {args.jobs} at a time\n")
     print("| variant | parameters | tokens/s | tokens | MLM loss | MLM accuracy | sentence-order accuracy |")
     print("|---|---|---|---|---|---|---|")

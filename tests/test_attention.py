@@ -1,3 +1,4 @@
+import copy
 import math
 
 import pytest
@@ -7,14 +8,17 @@ from einops import rearrange
 from albert import AlbertConfig
 from albert.attention import KINDS, build_attention
 from albert.attention.convolution import ValueConvolution
+from albert.attention.performer import orthogonal_features
 from albert.pretrained import initialize
 
 HEADS, DIM, LANDMARKS = 3, 8, 8
 
 
 def attention(kind, conv_kernel_size=0, **changes):
-    config = AlbertConfig(hidden_size=HEADS * DIM, num_attention_heads=HEADS, attention=kind, num_landmarks=LANDMARKS,
-                          conv_kernel_size=conv_kernel_size, initializer_range=0.5, **changes)
+    config = AlbertConfig(**dict(
+        hidden_size=HEADS * DIM, num_attention_heads=HEADS, attention=kind, num_landmarks=LANDMARKS, num_features=24,
+        attention_window=8, block_size=4, blocks_per_row=2, conv_kernel_size=conv_kernel_size, initializer_range=0.5,
+        max_position_embeddings=8192) | changes)
     attend = build_attention(config)
     initialize(attend, config)
     return attend.double().eval()
@@ -75,7 +79,7 @@ def test_gradients_agree_with_finite_differences_under_a_mask(kind):
 @pytest.mark.parametrize("tokens", [1, 7, 8, 9, 64, 100, 8192])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 def test_low_precision_stays_finite(kind, tokens, dtype):
-    if tokens > 4096 and (kind == "softmax" or dtype == torch.float16):
+    if tokens > 4096 and (kind in ("softmax", "mra") or dtype == torch.float16 and kind != "nystrom"):
         pytest.skip("slow on CPU")
     attend = attention(kind, 5).to(dtype)
     mask = torch.ones(3, tokens, dtype=torch.bool)
@@ -87,6 +91,28 @@ def test_low_precision_stays_finite(kind, tokens, dtype):
             key = key[:, :, :1].expand_as(key) if equal_keys else key
             for chosen in (None, mask):
                 assert attend(query, key, value / scale, chosen).isfinite().all()
+
+
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float16, 0.01), (torch.bfloat16, 0.1), (torch.float32, 1e-5)])
+@pytest.mark.parametrize("tokens", [1, 8, 9, 100, 1001, 8192])
+def test_nystrom_in_low_precision_agrees_with_float64(tokens, dtype, tolerance):
+    """Also in a row with one token, with large logits, and with all keys equal; the worst of them beside the largest
+    output."""
+    attend = attention("nystrom", 5).to(dtype)
+    reference = copy.deepcopy(attend).double()
+    mask = torch.ones(2, tokens, dtype=torch.bool)
+    mask[1, 1:] = False
+    for scale in (1.0, 8.0):
+        for equal_keys in (False, True):
+            query, key, value = inputs(2, tokens, scale, dtype)
+            key = key[:, :, :1].expand_as(key) if equal_keys else key
+            for chosen in (None, mask):
+                with torch.no_grad():
+                    expected = reference(query.double(), key.double(), value.double() / scale, chosen)
+                    error = attend(query, key, value / scale, chosen).double() - expected
+                error, expected = (tensor if chosen is None else tensor * mask[:, None, :, None]
+                                   for tensor in (error, expected))
+                assert error.abs().max() <= tolerance * expected.abs().max()
 
 
 def test_softmax_is_the_formula():
@@ -143,16 +169,6 @@ def test_nystrom_agrees_with_the_package_nystrom_attention():
     torch.testing.assert_close(output, theirs(hidden), rtol=0, atol=1e-8)
 
 
-def test_nystrom_comes_near_softmax_as_landmarks_grow():
-    query, key, value = inputs(2, 256)
-    errors = []
-    for landmarks in (16, 64, 128, 256):
-        config = AlbertConfig(hidden_size=HEADS * DIM, num_attention_heads=HEADS, attention="nystrom",
-                              conv_kernel_size=0, num_landmarks=landmarks)
-        errors.append((build_attention(config)(query, key, value, None) - exact(query, key, value)).norm().item())
-    assert errors[2] < errors[0] and errors[3] < 1e-9
-
-
 @pytest.mark.parametrize("batch, tokens, width", [(1, 40, 9), (3, 17, 33), (2, 1, 3)])
 def test_the_convolution_is_one_filter_for_each_head(batch, tokens, width):
     convolution = ValueConvolution(AlbertConfig(hidden_size=HEADS * DIM, num_attention_heads=HEADS,
@@ -175,3 +191,134 @@ def test_autocast_keeps_the_pseudo_inverse_in_float32():
         rounded = attend(query.bfloat16(), key.bfloat16(), value.bfloat16(), None)
     assert rounded.dtype == torch.bfloat16
     torch.testing.assert_close(rounded.float(), attend(query, key, value, None), rtol=0.1, atol=0.1)
+
+
+# -- the other kinds, by their formulas in float64 -----------------------------------------------------------------
+
+
+def two_rows(tokens=41, short=23, scale=1.0):
+    return inputs(2, tokens, scale), torch.arange(tokens) < torch.tensor([[tokens], [short]])
+
+
+def compare(output, mask, row_by_row):
+    """Each row's real tokens with what ``row_by_row(row, length)`` gives for them."""
+    for row, length in enumerate(mask.sum(1).tolist()):
+        torch.testing.assert_close(output[row, :, :length], row_by_row(row, length), rtol=0, atol=1e-9)
+
+
+def test_linear_is_the_formula():
+    (query, key, value), mask = two_rows(scale=3.0)
+
+    def formula(row, length):
+        phi_query, phi_key = (torch.nn.functional.elu(tensor[row, :, :length]) + 1 for tensor in (query, key))
+        weights = phi_query @ phi_key.mT
+        return weights / weights.sum(-1, keepdim=True) @ value[row, :, :length]
+
+    compare(attention("linear")(query, key, value, mask), mask, formula)
+
+
+def test_performer_is_the_formula():
+    (query, key, value), mask = two_rows()
+    attend = attention("performer")
+
+    def features(x):
+        x = x / DIM ** 0.25
+        return torch.exp(x @ attend.features.mT - x.square().sum(-1, keepdim=True) / 2) / len(attend.features) ** 0.5
+
+    def formula(row, length):
+        weights = features(query[row, :, :length]) @ features(key[row, :, :length]).mT
+        return weights / weights.sum(-1, keepdim=True) @ value[row, :, :length]
+
+    compare(attend(query, key, value, mask), mask, formula)
+
+
+def test_the_features_of_performer_are_orthogonal_and_estimate_the_softmax_kernel():
+    generator = torch.Generator().manual_seed(0)
+    first = orthogonal_features(24, DIM, generator, "cpu")
+    for block in first.split(DIM):
+        torch.testing.assert_close(block @ block.mT, (block @ block.mT).diagonal().diag(), rtol=0, atol=1e-5)
+    many = orthogonal_features(200_000, DIM, generator, "cpu").double()
+    x, y = torch.randn(2, 5, DIM, dtype=torch.float64, generator=generator) / 3
+    phi_x, phi_y = (torch.exp(z @ many.mT - z.square().sum(-1, keepdim=True) / 2) for z in (x, y))
+    torch.testing.assert_close(phi_x @ phi_y.mT / len(many), (x @ y.mT).exp(), rtol=0.02, atol=0)
+
+
+def test_performer_draws_anew_in_training_and_never_in_evaluation():
+    (query, key, value), mask = two_rows()
+    attend = attention("performer")
+    torch.testing.assert_close(attend(query, key, value, mask), attend(query, key, value, mask), rtol=0, atol=0)
+    attend.train()
+    torch.manual_seed(3)
+    first, second = attend(query, key, value, mask), attend(query, key, value, mask)
+    torch.manual_seed(3)
+    assert torch.equal(first, attend(query, key, value, mask)) and not torch.equal(first, second)
+
+
+def test_linformer_is_the_formula():
+    (query, key, value), mask = two_rows()
+    attend = attention("linformer")
+
+    def formula(row, length):
+        keys, values = (weight[:, :length] @ tensor[row, :, :length] for weight, tensor in (
+            (attend.key_projection, key), (attend.value_projection, value)))
+        return exact(query[row, :, :length], keys, values)
+
+    compare(attend(query, key, value, mask), mask, formula)
+
+
+@pytest.mark.parametrize("window", [2, 8, 64])
+def test_local_is_softmax_under_a_band(window):
+    (query, key, value), mask = two_rows()
+
+    def formula(row, length):
+        token = torch.arange(length)
+        seen = (token[:, None] - token).abs() <= window // 2
+        seen[0] = seen[:, 0] = True
+        scores = (query[row, :, :length] @ key[row, :, :length].mT / DIM ** 0.5).masked_fill(~seen, -torch.inf)
+        return scores.softmax(-1) @ value[row, :, :length]
+
+    compare(attention("local", attention_window=window)(query, key, value, mask), mask, formula)
+
+
+def test_mra_is_the_formula():
+    (query, key, value), mask = two_rows(tokens=43)
+    size, chosen = 4, 3
+
+    def formula(row, length):
+        outputs = []
+        for head in range(HEADS):
+            blocks = [torch.arange(start, min(start + size, length)) for start in range(0, length, size)]
+            q, k, v = (tensor[row, head] for tensor in (query, key, value))
+            weights = torch.zeros(length, length, dtype=torch.float64)
+            for mine in blocks:
+                coarse = torch.stack([q[mine].mean(0) @ k[other].mean(0) / DIM ** 0.5 for other in blocks])
+                mass = coarse.exp() * torch.tensor([len(other) for other in blocks])
+                mass[mine[0] // size] = torch.inf
+                best = set(mass.topk(min(chosen, len(blocks))).indices.tolist())
+                for number, other in enumerate(blocks):
+                    block = (q[mine] @ k[other].mT / DIM ** 0.5).exp() if number in best else coarse[number].exp()
+                    weights[mine[:, None], other] = block
+            outputs.append(weights / weights.sum(-1, keepdim=True) @ v[:length])
+        return torch.stack(outputs)
+
+    compare(attention("mra", block_size=size, blocks_per_row=chosen)(query, key, value, mask), mask, formula)
+
+
+BUDGETS = {"nystrom": ("num_landmarks", 16, 64, 256), "linformer": ("num_landmarks", 16, 64, 256),
+           "performer": ("num_features", 8, 128, 4096), "local": ("attention_window", 16, 128, 512),
+           "mra": ("blocks_per_row", 1, 16, 64)}
+
+
+@pytest.mark.parametrize("kind", BUDGETS)
+def test_error_against_softmax_falls_as_the_budget_grows(kind):
+    query, key, value = inputs(2, 256, scale=0.5)
+    key_name, *budgets = BUDGETS[kind]
+    errors = []
+    for budget in budgets:
+        attend = attention(kind, max_position_embeddings=256, **{key_name: budget})
+        if kind == "linformer":                 # its projections are learned: here the means of segments
+            means = torch.eye(budget, dtype=torch.float64).repeat_interleave(256 // budget, dim=1) * budget / 256
+            attend.key_projection.data = attend.value_projection.data = means
+        errors.append((attend(query, key, value, None) - exact(query, key, value)).norm().item())
+    assert errors[2] < errors[1] < errors[0]
+    assert kind == "performer" or errors[2] < 1e-9

@@ -46,6 +46,16 @@ def test_a_new_convolution_leaves_the_output_unchanged_at_the_start(tmp_path):
     assert again.albert.encoder.attention[0].attend.convolution.weight.grad.any()
 
 
+def test_linformer_keeps_its_projections_and_adds_positions(tmp_path):
+    model = build(attention="linformer", num_landmarks=8)
+    before = model(INPUTS).mlm_logits
+    switch_attention(model, "linformer", num_landmarks=8)
+    extend_positions(model, 80)
+    for loaded in (model, reload(model, tmp_path)):
+        torch.testing.assert_close(loaded(INPUTS).mlm_logits, before)
+        loaded(INPUTS.repeat(1, 2))
+
+
 def test_a_convolution_of_the_same_width_is_kept():
     model = build(attention="nystrom", conv_kernel_size=5)
     before = model(INPUTS).mlm_logits

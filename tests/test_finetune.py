@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from sklearn.utils.class_weight import compute_class_weight
 
 from albert import AlbertConfig, AlbertForPretraining, AlbertForSequenceClassification
+from albert.attention import KINDS
 from data.tokenizer import save_tokenizer, train_tokenizer
 from hps import HPS
 from trainer import checkpoints
@@ -366,6 +367,17 @@ def test_other_bad_input(checkpoint, tables, tmp_path, finetune):
     tokenizer["model"]["vocab"] += [[f"new{number}", -9.0] for number in range(7)]
     (broken / "tokenizer.json").write_text(json.dumps(tokenizer))
     refused(call(source=broken), "broken", "tokens", "vocab_size")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_attention_fine_tunes_and_reloads(checkpoint, tables, tmp_path, finetune, kind):
+    settings = [f"attention={kind}", "num_landmarks=4", "attention_window=4", "block_size=2", "blocks_per_row=2",
+                "conv_kernel_size=0", "max_steps=3"]
+    result = finetune(arguments(checkpoint, tmp_path, "classify", *own(tables, "--label", "verdict"), settings=settings))
+    assert result.code == 0, result.err
+    model = AlbertForSequenceClassification.from_pretrained(next(tmp_path.glob("finetune-*")))
+    assert model.config.attention == kind and isinstance(model.albert.encoder.attention[0].attend, KINDS[kind])
+    assert model(torch.ones(1, 20, dtype=torch.long)).isfinite().all()
 
 
 def test_the_paper_s_values():

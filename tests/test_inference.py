@@ -17,6 +17,7 @@ from test_finetune import checkpoint  # noqa: F401
 
 import albert
 from albert import AlbertConfig, pipeline
+from albert.attention import KINDS
 from albert.export import Plain, examples, export_onnx, whole_model
 from data.tokenizer import load_tokenizer, save_tokenizer
 
@@ -327,12 +328,14 @@ def test_exported_programs(inference, models, tmp_path, name):
     assert load_tokenizer(tmp_path).to_str() == load_tokenizer(models / name).to_str()
 
 
-@pytest.mark.parametrize("attention", ["softmax", "nystrom"])
+@pytest.mark.parametrize("attention", ["softmax", "nystrom", *(
+    pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS if kind not in ("softmax", "nystrom"))])
 def test_onnx(models, tmp_path, attention):
     pytest.importorskip("onnxscript")
     model = albert.AlbertForQuestionAnswering(AlbertConfig(
         vocab_size=50, embedding_size=16, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64,
-        max_position_embeddings=40, attention=attention, num_landmarks=8, conv_kernel_size=5, initializer_range=0.3))
+        max_position_embeddings=40, attention=attention, num_landmarks=8, attention_window=8, block_size=4,
+        blocks_per_row=2, conv_kernel_size=5, initializer_range=0.3))
     assert export_onnx(model, tmp_path / "model.onnx") < 1e-4           # it runs onnxruntime on other sizes
     assert (tmp_path / "model.onnx").stat().st_size > 10_000
 

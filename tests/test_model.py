@@ -5,6 +5,7 @@ import torch
 
 from albert import (Albert, AlbertConfig, AlbertForMultipleChoice, AlbertForPretraining, AlbertForQuestionAnswering,
                     AlbertForSequenceClassification, AlbertForTokenClassification, ModelError)
+from albert.attention import KINDS
 
 SIZES = {
     "base": dict(),
@@ -22,7 +23,8 @@ def parameters(model_class, **values):
 def small(**changes):
     return AlbertConfig(**dict(vocab_size=60, embedding_size=16, hidden_size=24, num_hidden_layers=3,
                                num_attention_heads=3, intermediate_size=40, max_position_embeddings=64,
-                               num_landmarks=8, initializer_range=0.2) | changes)
+                               num_landmarks=8, attention_window=8, block_size=4, blocks_per_row=2,
+                               initializer_range=0.2) | changes)
 
 
 @pytest.mark.parametrize("size, count", [
@@ -79,7 +81,7 @@ def batch(rows=5, tokens=40, vocabulary=60):
     return input_ids, token_type_ids, torch.arange(tokens) < lengths[:, None]
 
 
-@pytest.mark.parametrize("attention", ["softmax", "nystrom"])
+@pytest.mark.parametrize("attention", KINDS)
 @pytest.mark.parametrize("norm_position", ["post", "pre"])
 @pytest.mark.parametrize("model_type, share", [("albert", "all"), ("bert", "none")])
 def test_padding_and_other_rows_never_change_an_answer(attention, norm_position, model_type, share):
@@ -97,7 +99,7 @@ def test_padding_and_other_rows_never_change_an_answer(attention, norm_position,
 
 
 def test_a_row_of_padding_alone_stays_finite_and_so_do_its_gradients():
-    for attention in ("softmax", "nystrom"):
+    for attention in KINDS:
         model = AlbertForPretraining(small(attention=attention))
         input_ids, token_type_ids, mask = batch()
         mask[2] = False

@@ -153,12 +153,26 @@ def test_no_save_writes_nothing(corpus, cache, tmp_path, pretrain):
 
 
 @pytest.mark.parametrize("settings", [
-    ["attention=nystrom", "num_landmarks=8"], ["norm_position=post"], ["optimizer=lamb"], ["optimizer=adamw"],
+    ["attention=nystrom", "num_landmarks=8"], ["attention=local", "attention_window=8"],
+    ["attention=mra", "block_size=4", "blocks_per_row=2"], ["attention=linformer"], ["attention=linear"],
+    ["norm_position=post"], ["optimizer=lamb"], ["optimizer=adamw"],
     ["sentence_objective=none"], ["sentence_objective=nsp"], ["share=none"], ["short_seq_prob=1.0"],
 ])
 def test_every_recipe_trains(corpus, cache, tmp_path, pretrain, settings):
     result = pretrain(arguments(corpus, cache, tmp_path, ["max_steps=3", *settings], ["--no-save"]))
     assert result.code == 0, result.err
+
+
+def test_redrawn_features_are_the_same_after_resuming(corpus, cache, tmp_path, pretrain):
+    settings = ["attention=performer", "num_features=16"]
+    assert pretrain(arguments(corpus, cache, tmp_path / "whole", settings)).code == 0
+    shutil.copytree(only_run(tmp_path / "whole"), tmp_path / "cut")
+    shutil.rmtree(tmp_path / "cut" / "checkpoints" / "step-0000012")
+    assert pretrain(["--resume", str(tmp_path / "cut"), "--cache-dir", str(cache), "--cpu", "--tqdm-off"]).code == 0
+    ours, theirs = (load_file(run / "checkpoints" / "step-0000012" / "model.safetensors")
+                    for run in (tmp_path / "cut", only_run(tmp_path / "whole")))
+    assert any("features" in name for name in ours) and all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert losses(tmp_path / "cut") == losses(only_run(tmp_path / "whole"))
 
 
 def test_bert_pretrains_by_its_own_recipe(corpus, cache, tmp_path, pretrain):

@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from albert import (Albert, AlbertConfig, AlbertForMultipleChoice, AlbertForPretraining, AlbertForQuestionAnswering,
                     AlbertForSequenceClassification, AlbertForTokenClassification, ModelError, checkpoint_folder)
+from albert.attention import KINDS
 
 COUNTERPARTS = {
     Albert: "Model", AlbertForPretraining: "ForPreTraining",
@@ -24,7 +25,7 @@ SHAPES = {
     "bert": dict(model_type="bert", embedding_size=16, share="none", num_labels=3),
 }
 EXTENDED = {
-    "nystrom": dict(attention="nystrom"),
+    **{kind: dict(attention=kind) for kind in KINDS if kind != "softmax"},
     "convolution": dict(conv_kernel_size=3),
     "pre-norm": dict(norm_position="pre"),
     "partly shared": dict(share="attention"),

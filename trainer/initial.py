@@ -10,7 +10,8 @@ from albert.pretrained import checkpoint_folder
 from data import draws
 from data.tokenizer import load_tokenizer, special_ids
 
-_ATTENTION = ("attention", "conv_kernel_size", "num_landmarks", "pinv_iterations", "pinv_init")
+_ATTENTION = ("attention", "conv_kernel_size", "num_landmarks", "pinv_iterations", "pinv_init", "num_features",
+              "attention_window", "block_size", "blocks_per_row")
 
 
 def new_model(hps):

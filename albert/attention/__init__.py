@@ -6,7 +6,12 @@ import torch
 from torch import nn
 
 from albert.attention.convolution import ValueConvolution
+from albert.attention.linear import LinearAttention
+from albert.attention.linformer import LinformerAttention
+from albert.attention.local import LocalAttention
+from albert.attention.mra import MRAAttention
 from albert.attention.nystrom import NystromAttention
+from albert.attention.performer import PerformerAttention
 from albert.attention.softmax import SoftmaxAttention
 from albert.config import AlbertConfig
 from albert.errors import ModelError
@@ -14,6 +19,11 @@ from albert.errors import ModelError
 KINDS = {
     "softmax": SoftmaxAttention,
     "nystrom": NystromAttention,
+    "linformer": LinformerAttention,
+    "performer": PerformerAttention,
+    "linear": LinearAttention,
+    "local": LocalAttention,
+    "mra": MRAAttention,
 }
 
 
@@ -27,7 +37,8 @@ class ConvolvedAttention(nn.Module):
 
     def forward(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor,
                 mask: torch.Tensor | None = None) -> torch.Tensor:
-        return self.attend(query, key, value, mask) + self.convolution(value, mask)
+        # in this order: the sum has the strides of its first term, and those of the convolution fit the next projection
+        return self.convolution(value, mask) + self.attend(query, key, value, mask)
 
 
 def build_attention(config: AlbertConfig) -> nn.Module:

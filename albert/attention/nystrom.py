@@ -36,9 +36,12 @@ class NystromAttention(nn.Module):
             return self.softmax(query, key, value, mask)
         precise = torch.promote_types(query.dtype, torch.float32)
 
-        real = query.new_ones(1, tokens, dtype=torch.bool) if mask is None else mask
-        segment = segments(real, landmarks)
-        query_means, key_means = segment_means((query, key), segment, real, landmarks, self.scale)
+        if mask is None and tokens % landmarks == 0:
+            query_means, key_means = even_segment_means(query, landmarks), even_segment_means(key, landmarks)
+        else:
+            real = query.new_ones(1, tokens, dtype=torch.bool) if mask is None else mask
+            segment = segments(real, landmarks)
+            query_means, key_means = segment_means((query, key), segment, real, landmarks, self.scale)
         landmark_output = self.softmax(query_means, key, value, mask)                # (B, heads, m, head_dim)
 
         with torch.autocast(query.device.type, enabled=False):
@@ -49,7 +52,12 @@ class NystromAttention(nn.Module):
                 kernel = torch.where(short, torch.eye(landmarks, dtype=precise, device=kernel.device), kernel)
             inverse = pseudo_inverse(kernel, self.iterations, self.pinv_init)
             corrected = (inverse @ landmark_output.to(precise)).to(value.dtype)
-        output = F.scaled_dot_product_attention(query, key_means, corrected)
+            if query.device.type == "cpu" and query.dtype != torch.float16:
+                # over so few keys the backward of PyTorch's fused kernel takes up to four times as long as this
+                scores = query @ (key_means * query.shape[-1] ** -0.5).mT
+                output = scores.softmax(dim=-1) @ corrected
+            else:
+                output = F.scaled_dot_product_attention(query, key_means, corrected)
 
         if mask is not None:
             # In a short row each token is its own landmark, whose output is the token's exact attention.
@@ -65,6 +73,14 @@ def segments(mask: torch.Tensor, landmarks: int) -> torch.Tensor:
     """
     rank = (mask.cumsum(dim=-1) - 1).clamp(min=0)
     return rank * landmarks // mask.sum(dim=-1, keepdim=True).clamp(min=1)
+
+
+def even_segment_means(tensor: torch.Tensor, landmarks: int) -> torch.Tensor:
+    """`segment_means` where all tokens are real and the segments of one size: (B, heads, T, head_dim) likewise."""
+    # a sum of float16 may leave its range; of the other formats it need not be formed in another, which costs in backward
+    wider = torch.float32 if tensor.dtype == torch.float16 else None
+    parts = rearrange(tensor, "b h (m s) d -> b h m s d", m=landmarks)
+    return (parts.sum(dim=3, dtype=wider) / parts.shape[3]).to(tensor.dtype)
 
 
 def segment_means(tensors: tuple[torch.Tensor, ...], segment: torch.Tensor, mask: torch.Tensor,
