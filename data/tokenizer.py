@@ -26,7 +26,7 @@ from data.errors import DataError
 
 ALBERT_SPECIALS = ("<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]")
 BERT_SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-SAMPLE_BYTES = 100_000_000
+SAMPLE_BYTES = 50_000_000   # SentencePiece takes about 20 bytes of memory for each
 CHARACTER_COVERAGE = 0.99995  # as ALBERT's vocabulary was trained; the rarest characters become <unk>,
 REQUIRED_CHARACTERS = string.ascii_lowercase + string.digits + string.punctuation  # but never these
 TRAINER_THREADS = 4  # a constant: sums of another number of parts round otherwise
