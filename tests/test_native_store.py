@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from conftest import arguments, refused
-from test_examples import SPECIALS, STORE, VOCAB, WORD_STARTS, make_store
+from test_examples import SPECIALS, STORE, VOCAB, WORD_STARTS
 from test_native import EMBEDDED, folder, fuzzed  # noqa: F401
 from test_store import Documents, build, files
 from test_store import corpus as made_up
@@ -68,7 +68,7 @@ def test_large_vocabulary_takes_uint32(tmp_path):
 
 
 def test_public_text(shared, tmp_path):
-    paths = [str(path) for path in sorted(shared.glob("pretrain/*/*.txt"))[::80]]
+    paths = [str(path) for path in sorted(shared.glob("pretrain/*/*.txt"))[::100]]
     assert_same_store(open_source(paths), tmp_path, shared / "vocab" / "30k-clean.model")
 
 
@@ -89,7 +89,7 @@ def test_all_public_text(shared, tmp_path):
 
 
 def test_empty_source_and_faults(folder, tmp_path):  # noqa: F811
-    for documents in ([], [[]], [["", " \n ", "\u0301"]]):
+    for documents in ([], [[]], [["", " \n "]]):
         with pytest.raises(DataError, match="no text"):
             native_build(Documents(documents), tmp_path, folder)
     with pytest.raises(DataError, match="no text"):
@@ -162,11 +162,8 @@ def test_batches_are_equal(changes):
 
 def test_batches_of_some_documents_and_of_a_single_one():
     assert_same_batches(STORE, STORE, np.array([3, 4, 17, 40]), SPECIALS, WORD_STARTS, sentence_objective="nsp")
-    view, training, heldout = split(make_store(documents=1), 0.3)
-    view.tokens = np.random.default_rng(0).integers(5, VOCAB, 400).astype(np.uint16)
-    view.sentence_offsets = np.arange(0, 400, 10)
-    view = SimpleNamespace(tokens=view.tokens, sentence_offsets=view.sentence_offsets, num_documents=2, num_sentences=39,
-                           document_offsets=np.array([0, 30, 39]))
+    whole = SimpleNamespace(**vars(STORE) | {"num_documents": 1, "document_offsets": np.array([0, STORE.num_sentences])})
+    view, training, heldout = split(whole, 0.3)
     for documents in (training, heldout):
         assert_same_batches(view, view, documents, SPECIALS, WORD_STARTS)
 
