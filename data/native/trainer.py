@@ -10,7 +10,7 @@ import string
 import sys
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 
 from data.errors import DataError
 from data.native.tokenizer import Tokenizer
@@ -24,7 +24,6 @@ LONGEST_PIECE = 16           # characters
 SEEDS = 20                   # seed pieces for each one that is wanted
 EM_STEPS = 2                 # between two prunings
 KEPT = 0.75                  # share of the pieces that a pruning keeps
-MARGIN = 1.1                 # pruning ends here; then the most probable pieces are taken
 LEAST_EXPECTED = 0.5         # pieces that are expected less often are dropped
 
 
@@ -67,7 +66,10 @@ def count_words(paragraphs: Iterable[str], tokenizer: Tokenizer) -> dict[str, in
 
 
 def train_unigram(counts: dict[str, int], size: int, progress: bool = False) -> dict[str, float]:
-    """``size`` pieces and their log probabilities (nats), trained on counted words; fewer where the text has fewer."""
+    """``size`` pieces and their log probabilities (nats), trained on counted words; fewer where the text has fewer.
+
+    Required characters that the text has not come last.
+    """
     characters = covered_characters(counts)
     if len(characters) > size:
         raise DataError(f"vocab_size={size + len(ALBERT_SPECIALS)} is too small for the {len(characters)} different "
@@ -78,25 +80,21 @@ def train_unigram(counts: dict[str, int], size: int, progress: bool = False) -> 
             words[part] += count
     del words[""]
     scores = seed_pieces(words, characters, SEEDS * size)
-    wanted = int(MARGIN * size)
+    absent = sorted(characters - set("".join(words)))
+    wanted = size - len(absent)
     while True:
+        staying = scores.keys() if len(scores) == wanted else characters
         for _ in range(EM_STEPS):
             expected, log_likelihood = expectation(words, scores)
-            scores = maximization(expected, characters)
+            scores = maximization(expected, staying)
         if progress:
             print(f"{len(scores):,} pieces: {log_likelihood / sum(words.values()):.4f} nats a word", file=sys.stderr,
                   flush=True)
         if len(scores) <= wanted:
             break
-        kept = prune(words, scores, max(wanted, int(KEPT * len(scores))), characters)
-        if len(kept) == len(scores):
-            break
-        scores = kept
-    # Characters of the text that EM has dropped, and those that every vocabulary has, come last.
+        scores = prune(words, scores, max(wanted, int(KEPT * len(scores))), characters)
     least = min(scores.values())
-    scores |= {character: least - 1e-4 * number for number, character in enumerate(sorted(characters - scores.keys()), 1)}
-    best = sorted(scores, key=lambda piece: (piece not in characters, -scores[piece], piece))[:size]
-    return {piece: scores[piece] for piece in best}
+    return scores | {character: least - 1e-4 * number for number, character in enumerate(absent, 1)}
 
 
 def covered_characters(counts: dict[str, int]) -> set[str]:
@@ -169,13 +167,14 @@ def expectation(words: dict[str, int], scores: dict[str, float]) -> tuple[dict[s
     return expected, likelihood
 
 
-def maximization(expected: dict[str, float], characters: set[str]) -> dict[str, float]:
+def maximization(expected: dict[str, float], staying: Set[str]) -> dict[str, float]:
     """M-step: log p(piece) = ψ(E[n(piece)]) - ψ(Σ E[n]), where plain EM has the logarithm.
 
     The digamma function ψ is that of variational Bayes with a sparse prior (Liang and Klein 2007), as in SentencePiece:
-    rare pieces lose more. Characters stay, so that every word keeps a segmentation.
+    rare pieces lose more. Pieces that are hardly expected are dropped, but for those that are to stay, among them all
+    characters: every word keeps a segmentation.
     """
-    kept = {piece: count for piece, count in expected.items() if count >= LEAST_EXPECTED or piece in characters}
+    kept = {piece: count for piece, count in expected.items() if count >= LEAST_EXPECTED or piece in staying}
     total = digamma(sum(kept.values()))
     return {piece: digamma(max(count, LEAST_EXPECTED)) - total for piece, count in kept.items()}
 
