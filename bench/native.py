@@ -3,8 +3,8 @@
     python bench/native.py [--text FILE_OR_FOLDER] [--megabytes 10] [--vocab 8000] [--rounds 3] [--part all]
 
 Part `train`: each trainer gets the same text, and its vocabulary is scored on held-out text: log P(text) in nats a
-character, summed over all segmentations, the probabilities of the pieces made to sum to 1. Part `encode`: text to ids with one
-vocabulary, by one process; every row's ids are compared with those of the first. All take turns; the best round counts.
+character, summed over all segmentations, the probabilities of the pieces made to sum to 1. Part `encode`: sentences to ids
+with one vocabulary; every row's ids are compared with those of the first. All take turns; the best round counts.
 """
 import argparse
 import itertools

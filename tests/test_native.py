@@ -30,11 +30,17 @@ if DIFFERENT is None:
                 allow_module_level=True)
 CHARACTERS = [chr(point) for point in unicode_differences.POINTS if point not in DIFFERENT]
 EMBEDDED = [
-    "", " ", "\n", "The cat sat.", "``Où est-il?'' she  asked.\t\n", "ﬁnal ½ Å x² … “curly” – £5, €6", "don't; 1,000, 2,500,",
+    "", " ", "\n", "The cat sat.", "``Où est-il?'' she  asked.\t\n", "ﬁnal ½ Å x² … “curly” – £5, €6",
+    "don't; 1,000, 2,500,",
     "한국어 日本 ｆｕｌｌ カ゛ ｶﾞ", "a\u00a0b\u200bc\u200dd", "e\u0301\u0323 ĳ ß Ⅷ ™ Ǆ", "ΟΔΟΣ ΑΣ. İstanbul ıI", "\ufeffa mark of bytes",
-    "שָׁלוֹם עולם \u202eabc\u202c", "مرحبا بالعالم ١٢٣ \u0600\u0661", "👩‍👩‍👧 👍🏽 🇩🇪🇫🇷 ❤️", "one\r\ntwo\rthree\x85four\u2028five", "▁ ▁▁a b▁c",
-    "x" * 3000, "é" * 1000 + "東" * 1000, "a\u0301" + "\u0323\u0301" * 500, "\x00\x01\x1f\x7f\x9f\ufffd", "[CLS] a [SEP]b[MASK] <pad><unk> [PAD]",
-    "[cls] ＜unk＞ ［MASK］ <unk", "##s # #a", "\U00010400\U0001d400 \U000e0041\U000f0000\U0010ffff", "\u1100\u1161\u11a8각 क्षि ",
+    "שָׁלוֹם עולם \u202eabc\u202c",
+    "مرحبا بالعالم ١٢٣ \u0600\u0661",
+    "👩‍👩‍👧 👍🏽 🇩🇪🇫🇷 ❤️",
+    "one\r\ntwo\rthree\x85four\u2028five", "▁ ▁▁a b▁c",
+    "x" * 3000, "é" * 1000 + "東" * 1000, "a\u0301" + "\u0323\u0301" * 500, "\x00\x01\x1f\x7f\x9f\ufffd",
+    "[CLS] a [SEP]b[MASK] <pad><unk> [PAD]",
+    "[cls] ＜unk＞ ［MASK］ <unk", "##s # #a", "\U00010400\U0001d400 \U000e0041\U000f0000\U0010ffff",
+    "\u1100\u1161\u11a8각 क्षि ",
 ]
 
 
@@ -99,7 +105,7 @@ def test_vocab_file_is_read(shared):
     by_vocab, by_model = (load_tokenizer(shared / "vocab" / f"30k-clean.{kind}") for kind in ("vocab", "model"))
     assert by_vocab.get_vocab() == by_model.get_vocab()
     # its scores have six digits, and it carries no character map
-    assert all(math.isclose(a, b, rel_tol=1e-5, abs_tol=1e-5) for a, b in zip(by_vocab.scores.values(), by_model.scores.values()))
+    assert list(by_vocab.scores.values()) == pytest.approx(list(by_model.scores.values()), rel=1e-5)
     assert by_vocab.encode("The naïve cat sat, 1990.") == by_model.encode("The naïve cat sat, 1990.")
 
 
@@ -191,7 +197,8 @@ def test_graphemes_and_trie(shared):
     assert table[place:place + 3] == b"fi\0" and find_prefix(trie, b"x") is None
 
 
-SCORES = {piece: math.log(p) for piece, p in {"a": 0.1, "b": 0.2, "c": 0.05, "ab": 0.25, "bc": 0.1, "abc": 0.02, "ca": 0.28}.items()}
+SCORES = {piece: math.log(probability) for piece, probability in
+          {"a": 0.1, "b": 0.2, "c": 0.05, "ab": 0.25, "bc": 0.1, "abc": 0.02, "ca": 0.28}.items()}
 
 
 def segmentations(word):

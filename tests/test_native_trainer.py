@@ -106,7 +106,8 @@ def test_em_raises_the_likelihood_and_counts_all_characters():
 def test_pruning_keeps_what_matters_most():
     """Of two pieces as frequent, the one whose own pieces are rarer is kept."""
     words = {"abab": 50, "cd": 50, "a": 200, "b": 200, "c": 1, "d": 1, "ab": 1}
-    scores = {piece: math.log(p) for piece, p in {"a": 0.2, "b": 0.2, "c": 0.01, "d": 0.01, "ab": 0.1, "cd": 0.1, "ba": 0.01}.items()}
+    scores = {"a": 0.2, "b": 0.2, "c": 0.01, "d": 0.01, "ab": 0.1, "cd": 0.1, "ba": 0.01}
+    scores = {piece: math.log(probability) for piece, probability in scores.items()}
     assert prune(words, scores, 5, set("abcd")).keys() == set("abcd") | {"cd"}
     assert prune(words, scores, 6, set("abcd")).keys() == set("abcd") | {"cd", "ab"}
 

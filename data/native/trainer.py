@@ -23,7 +23,7 @@ REQUIRED_CHARACTERS = string.ascii_lowercase + string.digits + string.punctuatio
 LONGEST_PIECE = 16           # characters
 SEEDS = 20                   # seed pieces for each one that is wanted
 EM_STEPS = 2                 # between two prunings
-KEPT = 0.75                  # share of the pieces that a pruning keeps
+KEPT = 0.85                  # share of the pieces that a pruning keeps
 LEAST_EXPECTED = 0.5         # pieces that are expected less often are dropped
 
 
