@@ -32,7 +32,8 @@ CHARACTERS = [chr(point) for point in unicode_differences.POINTS if point not in
 EMBEDDED = [
     "", " ", "\n", "The cat sat.", "``Où est-il?'' she  asked.\t\n", "ﬁnal ½ Å x² … “curly” – £5, €6",
     "don't; 1,000, 2,500,",
-    "한국어 日本 ｆｕｌｌ カ゛ ｶﾞ", "a\u00a0b\u200bc\u200dd", "e\u0301\u0323 ĳ ß Ⅷ ™ Ǆ", "ΟΔΟΣ ΑΣ. İstanbul ıI", "\ufeffa mark of bytes",
+    "한국어 日本 ｆｕｌｌ カ゛ ｶﾞ", "a\u00a0b\u200bc\u200dd", "e\u0301\u0323 ĳ ß Ⅷ ™ Ǆ",
+    "ΟΔΟΣ ΑΣ. İstanbul ıI", "\ufeffa mark of bytes",
     "שָׁלוֹם עולם \u202eabc\u202c",
     "مرحبا بالعالم ١٢٣ \u0600\u0661",
     "👩‍👩‍👧 👍🏽 🇩🇪🇫🇷 ❤️",
