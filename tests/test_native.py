@@ -24,10 +24,11 @@ from data.tokenizer import save_tokenizer, train_tokenizer
 from data.tokenizer import special_ids as fast_special_ids
 from data.tokenizer import word_starts as fast_word_starts
 
-DIFFERENT = unicode_differences.listed()
-if DIFFERENT is None:
+LISTED = unicode_differences.listed()
+if LISTED is None:
     pytest.skip(f"no table for Unicode {unicodedata.unidata_version}: tests/unicode_differences.py makes one",
                 allow_module_level=True)
+DIFFERENT = set().union(*LISTED.values())
 CHARACTERS = [chr(point) for point in unicode_differences.POINTS if point not in DIFFERENT]
 EMBEDDED = [
     "", " ", "\n", "The cat sat.", "``Où est-il?'' she  asked.\t\n", "ﬁnal ½ Å x² … “curly” – £5, €6",
@@ -79,12 +80,23 @@ def assert_equal(path, texts):
         assert native.encode(text) == encoding.ids, repr(text)
 
 
+def assert_normalised_as_listed(points):
+    theirs = unicode_differences.answers(unicode_differences.library_steps(), points)
+    mine = unicode_differences.answers(unicode_differences.native_steps(), points)
+    for name, found in unicode_differences.differences(mine, theirs).items():
+        assert found == LISTED.get(name, set()) & set(points), name
+
+
+def test_code_points_are_normalised_as_the_table_says():
+    """All of the first two planes but ideographs and syllables, and some of each of the others."""
+    points = unicode_differences.POINTS
+    assert_normalised_as_listed([point for point in points if point < 0x3500 or 0xa000 <= point < 0xac10
+                                 or 0xf900 <= point < 0x17000 or 0x1b000 <= point < 0x20000 or point % 101 == 0])
+
+
+@pytest.mark.slow
 def test_every_code_point_is_normalised_as_the_table_says():
-    theirs = unicode_differences.answers(unicode_differences.library_steps())
-    mine = unicode_differences.answers(unicode_differences.native_steps())
-    table = json.loads(unicode_differences.TABLE.read_text(encoding="utf-8"))[unicodedata.unidata_version]
-    found = unicode_differences.differences(mine, theirs)
-    assert {name: text for name, text in found.items() if text} == table
+    assert_normalised_as_listed(unicode_differences.POINTS)
 
 
 def test_trained_tokenizers_give_the_same_ids(folder):
@@ -183,7 +195,7 @@ def test_charsmap_alone_as_the_library(shared):
     fast = normalizers.Precompiled(blob)
     chance = random.Random(0)
     marks = [c for c in CHARACTERS if unicodedata.category(c)[0] == "M" and c < "\u3100"] + ["\u200d", "\u0600", "\r\n"]
-    texts = [f"a{c}b" for c in CHARACTERS[::7]]
+    texts = [f"a{c}b" for c in CHARACTERS[::50]]
     texts += ["".join(chance.choice(marks if chance.random() < 0.4 else CHARACTERS[:8000]) for _ in range(12))
               for _ in range(2000)]
     for text in texts:

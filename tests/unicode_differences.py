@@ -41,13 +41,13 @@ def library_steps():
     return steps | {"BertPreTokenizer": lambda text: " ".join(word for word, _ in words(text))}
 
 
-def answers(steps):
+def answers(steps, points=POINTS):
     """What each step makes of "a", the code point, "b": only where this is not what went in."""
     made = {}
     for name, step in steps.items():
         made[name] = {}
-        for first in range(0, len(POINTS), 1000):
-            part = POINTS[first:first + 1000]
+        for first in range(0, len(points), 1000):
+            part = points[first:first + 1000]
             texts = [f"a{chr(point)}b" for point in part]
             results = [step(text) for text in texts]
             made[name] |= {point: result for point, text, result in zip(part, texts, results) if text != result}
@@ -55,13 +55,14 @@ def answers(steps):
 
 
 def differences(mine, theirs):
-    return {name: ranges([point for point in POINTS if mine[name].get(point) != theirs[name].get(point)])
+    """Step to the code points on which two sets of answers differ."""
+    return {name: {point for point in mine[name].keys() | theirs[name] if mine[name].get(point) != theirs[name].get(point)}
             for name in theirs}
 
 
 def ranges(points):
     found = []
-    for point in points:
+    for point in sorted(points):
         if found and point == found[-1][1] + 1:
             found[-1][1] = point
         else:
@@ -70,12 +71,15 @@ def ranges(points):
 
 
 def listed(version=unicodedata.unidata_version):
-    """All code points that the table has for a Unicode version; None where it does not know the version."""
+    """The code points that the table has for each step, for a Unicode version; None where it does not know that."""
     table = json.loads(TABLE.read_text(encoding="utf-8"))
-    if version not in table:
-        return None
-    pairs = (part.split("-") for text in table[version].values() for part in text.split())
-    return {point for pair in pairs for point in range(int(pair[0], 16), int(pair[-1], 16) + 1)}
+    return listed_in(table[version]) if version in table else None
+
+
+def listed_in(table):
+    return {name: {point for part in text.split()
+                   for point in range(int(part.split("-")[0], 16), int(part.split("-")[-1], 16) + 1)}
+            for name, text in table.items()}
 
 
 def main():
@@ -90,10 +94,9 @@ def main():
         run = subprocess.run([interpreter, __file__, "--answers"], capture_output=True, check=True, text=True)
         version, made = json.loads(run.stdout)
         made = {name: {int(point): text for point, text in found.items()} for name, found in made.items()}
-        table[version] = {name: text for name, text in differences(made, theirs).items() if text}
-    known = [table.pop("tokenizers"), dict(sorted(table.items()))]
-    TABLE.write_text(json.dumps({"tokenizers": known[0], **known[1]}, indent=1) + "\n", encoding="utf-8")
-    print({version: len(listed(version)) for version in known[1]})
+        table[version] = {name: ranges(points) for name, points in differences(made, theirs).items() if points}
+        print(f"Unicode {version}: {len(set().union(*listed_in(table[version]).values())):,} code points")
+    TABLE.write_text(json.dumps(dict(sorted(table.items())), indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

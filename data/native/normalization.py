@@ -11,7 +11,8 @@ from collections.abc import Callable
 from data.errors import DataError
 from data.native.charsmap import read_charsmap, replace_by_charsmap
 
-WHITE_SPACE = "\t\n\v\f\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"  # Unicode's property, for [...]
+WHITE_SPACE = "".join(map(chr, (*range(0x9, 0xE), 0x20, 0x85, 0xA0, 0x1680, *range(0x2000, 0x200B), 0x2028, 0x2029, 0x202F,
+                                0x205F, 0x3000)))   # Unicode's property; str.isspace() has four controls more
 _WHITE_SPACE = re.compile(f"[{WHITE_SPACE}]")
 _RUN_OF_SPACE = re.compile(f"[{WHITE_SPACE}]+")
 _IDEOGRAPHS = re.compile("([\u4e00-\u9fff\u3400-\u4dbf\U00020000-\U0002a6df\U0002a700-\U0002b73f\U0002b740-\U0002b81f"
@@ -80,9 +81,9 @@ def lower(text: str) -> str:
 
 
 def strip(text: str, left: bool = True, right: bool = True) -> str:
-    if left:
-        text = re.sub(f"^[{WHITE_SPACE}]+", "", text)
-    return re.sub(f"[{WHITE_SPACE}]+\\Z", "", text) if right else text
+    """Without white space at its left and right end."""
+    text = text.lstrip(WHITE_SPACE) if left else text
+    return text.rstrip(WHITE_SPACE) if right else text
 
 
 def bert_normalize(text: str, clean_text: bool = True, handle_chinese_chars: bool = True,

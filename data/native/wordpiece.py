@@ -4,14 +4,12 @@ import unicodedata
 
 from data.native.normalization import WHITE_SPACE
 
-_SPACES = {chr(c) for c in range(0x2000, 0x200B)} | set(WHITE_SPACE) - {"-"}
-
 
 def bert_words(text: str) -> list[str]:
     """Split at white space; each punctuation mark (category P, and all of ASCII's symbols) is a word of its own."""
     words, open_word = [], False
     for character in text:
-        if character in _SPACES:
+        if character in WHITE_SPACE:
             open_word = False
         elif character in string.punctuation or unicodedata.category(character)[0] == "P":
             words.append(character)
