@@ -89,14 +89,15 @@ def main():
         return
     import tokenizers
     theirs = answers(library_steps())
-    table = {"tokenizers": tokenizers.__version__}
+    table = {}
     for interpreter in (sys.executable, *sys.argv[1:]):
         run = subprocess.run([interpreter, __file__, "--answers"], capture_output=True, check=True, text=True)
         version, made = json.loads(run.stdout)
         made = {name: {int(point): text for point, text in found.items()} for name, found in made.items()}
         table[version] = {name: ranges(points) for name, points in differences(made, theirs).items() if points}
         print(f"Unicode {version}: {len(set().union(*listed_in(table[version]).values())):,} code points")
-    TABLE.write_text(json.dumps(dict(sorted(table.items())), indent=1) + "\n", encoding="utf-8")
+    TABLE.write_text(json.dumps({"tokenizers": tokenizers.__version__, **dict(sorted(table.items()))}, indent=1) + "\n",
+                     encoding="utf-8")
 
 
 if __name__ == "__main__":
