@@ -102,11 +102,16 @@ def test_empty_source_and_faults(folder, tmp_path):  # noqa: F811
         native_build(made_up(), tmp_path / "file", folder)
 
 
-def test_damaged_store_is_named(folder, tmp_path):  # noqa: F811
+def test_damaged_store_is_named_and_built_again(folder, tmp_path):  # noqa: F811
     store, _ = native_build(made_up(), tmp_path, folder)
-    (store.path / "tokens.bin").write_bytes(b"12")
-    with pytest.raises(DataError, match=f"{store.path}.*delete"):
-        Store(store.path)
+    whole = files(store)
+    for name, content in (("tokens.bin", b"12"), ("meta.json", b"{"), ("document_offsets.bin", b"")):
+        (store.path / name).write_bytes(content)
+        with pytest.raises(DataError, match=f"{store.path}.*delete"):
+            Store(store.path)
+        assert files(native_build(made_up(), tmp_path, folder)[0]) == whole
+    (store.path / "meta.json").unlink()
+    assert files(native_build(made_up(), tmp_path, folder)[0]) == whole
 
 
 def test_another_process_was_first(folder, tmp_path, monkeypatch):  # noqa: F811

@@ -6,6 +6,7 @@ made under a temporary name and renamed when it is whole.
 import hashlib
 import json
 import os
+import shutil
 import sys
 import tempfile
 import time
@@ -70,7 +71,7 @@ def prepare(source, cache_dir, *, tokenizer: str | None, kind: str, vocab_size: 
         content = hashlib.sha256(tokenizer.to_str().encode()).hexdigest()
         # Under a name of its own: a store that the fast pipeline built is not taken for one that this one built.
         path = cache_dir / f"store-native-{_digest(source.fingerprint(), content, FORMAT, SPLITTER)}"
-        built = not (path / "meta.json").is_file()
+        built = not _is_whole(path)
         if built:
             with tempfile.TemporaryDirectory(prefix=".native-", dir=cache_dir, ignore_cleanup_errors=True) as folder:
                 write_store(_with_progress(source, "tokenising", progress), tokenizer, Path(folder), source.name)
@@ -148,13 +149,22 @@ def write_store(paragraphs: Iterable[tuple[bool, str]], tokenizer: Tokenizer, fo
     (folder / "meta.json").write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
 
 
-def _publish(folder: Path, path: Path) -> None:
-    """Rename a finished store, unless another process was first with the same."""
+def _is_whole(path: Path) -> bool:
     try:
-        folder.chmod(0o755)              # a temporary folder is for its owner alone
+        return bool(Store(path))
+    except DataError:
+        return False
+
+
+def _publish(folder: Path, path: Path) -> None:
+    """Rename a finished store, unless another process was first with the same; a damaged one gives way."""
+    folder.chmod(0o755)                  # a temporary folder is for its owner alone
+    if not _is_whole(path):
+        shutil.rmtree(path, ignore_errors=True)
+    try:
         folder.rename(path)
     except OSError:
-        if not (path / "meta.json").is_file():
+        if not _is_whole(path):
             raise
 
 
