@@ -9,8 +9,8 @@ import torch
 
 from albert import AlbertConfig, AlbertForPretraining
 from albert.pretrained import checkpoint_folder, read_config as read_model_config
+from data import fast, native
 from data.sources import NAMED_SOURCES, open_source
-from data.store import prepare
 from data.tokenizer import save_tokenizer, special_ids
 from hps import HPS, SettingError, check, override
 from trainer import checkpoints, machine
@@ -23,7 +23,8 @@ from trainer.run import Run, begin, read_config
 
 # Flags that decide what is trained; they are kept in the run's config.json. The others say how this process runs.
 TRAINING_FLAGS = dict(model="base", data=None, text_field="text", documents="file", small=False, tokenizer=None,
-                      init_from=None)
+                      init_from=None, preprocess="fast")
+PIPELINES = {"fast": fast, "native": native}
 
 
 def parse_arguments():
@@ -40,6 +41,8 @@ def parse_arguments():
     parser.add_argument("--tokenizer", help="tokenizer.json, run folder or SentencePiece .model (default: train one)")
     parser.add_argument("--init-from", metavar="CHECKPOINT",
                         help="go on from a run folder, or a folder or hub name in the Hugging Face layout")
+    parser.add_argument("--preprocess", help="fast, or native: text to batches in plain Python, the same and slower "
+                                             "(default: fast)")
     add_process_flags(parser)
     args = parser.parse_args()
     if args.resume and args.no_save:
@@ -55,6 +58,8 @@ def settings(args):
     if args.resume:
         return resumed_settings(args, given)
     flags = SimpleNamespace(**TRAINING_FLAGS | given)
+    if flags.preprocess not in PIPELINES:
+        raise SettingError(f"--preprocess {flags.preprocess}: there are {', '.join(PIPELINES)}")
     hps = SimpleNamespace(**vars(HPS["pretrain", flags.model]))
     keys = override(hps, args.set)
     check(hps)
@@ -73,7 +78,7 @@ def absolute(name):
 
 def resumed_settings(args, given):
     folder = args.resume
-    config = read_config(folder)
+    config = TRAINING_FLAGS | read_config(folder)
     args.cpu = args.cpu or config["cpu"]
     args.cache_dir = args.cache_dir or config["cache_dir"]
     flags = SimpleNamespace(**{name: config[name] for name in TRAINING_FLAGS})
@@ -90,15 +95,17 @@ def main():
     flags, hps, keys = settings(args)
     world = begin(args)
     quiet = args.tqdm_off or not world.is_main
+    pipeline = PIPELINES[flags.preprocess]
 
     if flags.init_from:
         read_model_config(checkpoint_folder(flags.init_from))           # its faults are told before any text is read
     source = open_source(flags.data, text_field=flags.text_field, documents=flags.documents, small=flags.small)
     with world.main_first():
         vocabulary = flags.tokenizer or flags.init_from and checkpoint_folder(flags.init_from)
-        store, tokenizer = prepare(source, args.cache_dir or DEFAULT_CACHE, tokenizer=vocabulary, kind=hps.tokenizer_kind,
-                                   vocab_size=hps.vocab_size, seed=hps.seed, num_workers=torch.get_num_threads(),
-                                   progress=not quiet, announce=world.is_main)
+        store, tokenizer = pipeline.prepare(source, args.cache_dir or DEFAULT_CACHE, tokenizer=vocabulary,
+                                            kind=hps.tokenizer_kind, vocab_size=hps.vocab_size, seed=hps.seed,
+                                            num_workers=torch.get_num_threads(), progress=not quiet,
+                                            announce=world.is_main)
     hps.vocab_size = tokenizer.get_vocab_size()
     if args.resume:
         path, state = newest_of(args.resume, store)
@@ -107,7 +114,7 @@ def main():
         model, changes = adapted_model(flags.init_from, tokenizer, hps, keys)
     else:
         model, changes = new_model(hps), []
-    task = Pretraining(store, tokenizer, hps, world)
+    task = Pretraining(store, tokenizer, hps, world, pipeline)
     trainer = Trainer(task, model, tokenizer, hps, world, quiet)
     if args.resume:
         trainer.restore(path, state)

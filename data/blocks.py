@@ -68,10 +68,12 @@ class BlockEncoder:
     def __init__(self, tokenizer: Tokenizer):
         self.tokenizer = tokenizer
         self.dtype = token_dtype(tokenizer)
+        self.kept = np.arange(tokenizer.get_vocab_size(), dtype=self.dtype)  # what stands for each id
         unknown = [tokenizer.token_to_id(token) for token in ("<unk>", "[UNK]")]
-        self.unknown = next((index for index in unknown if index is not None), None)
-        self.special = np.zeros(tokenizer.get_vocab_size(), dtype=bool)
-        self.special[[i for i, token in tokenizer.get_added_tokens_decoder().items() if token.special]] = True
+        unknown = next((index for index in unknown if index is not None), None)
+        if unknown is not None:
+            special = [i for i, token in tokenizer.get_added_tokens_decoder().items() if token.special]
+            self.kept[special] = unknown
         self.by_word = encodes_by_word(tokenizer)
         self.words: dict[str, bytes] = {"": b""}
 
@@ -91,10 +93,11 @@ class BlockEncoder:
     def _encode(self, texts: list[str]) -> tuple[list[bytes], np.ndarray]:
         """Ids of each text as bytes, and their number."""
         encodings = self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)
-        ids = [np.array(encoding.ids, self.dtype) for encoding in encodings]
-        if self.unknown is not None:
-            ids = [np.where(self.special[row], self.unknown, row).astype(self.dtype) for row in ids]
-        return [row.tobytes() for row in ids], np.array([len(row) for row in ids], "<i8")
+        rows = [encoding.ids for encoding in encodings]
+        lengths = np.fromiter(map(len, rows), np.int64, len(rows))
+        ids = self.kept[np.fromiter(chain.from_iterable(rows), np.int64, lengths.sum())].tobytes()
+        ends = (np.cumsum(lengths) * self.dtype.itemsize).tolist()
+        return [ids[start:end] for start, end in zip([0, *ends], ends)], lengths
 
     def _by_word(self, sentences: list[str]) -> tuple[list[bytes], np.ndarray]:
         split = [sentence.split(" ") for sentence in sentences]

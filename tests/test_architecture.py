@@ -10,13 +10,17 @@ OURS = {"albert", "data", "trainer", "hps"}
 
 
 def imports(path, inside_functions=True):
+    return (name.split(".")[0] for name in modules(path, inside_functions))
+
+
+def modules(path, inside_functions=True):
     tree = ast.parse(path.read_text(encoding="utf-8"))
     nodes = ast.walk(tree) if inside_functions else tree.body
     for node in nodes:
         if isinstance(node, ast.Import):
-            yield from (alias.name.split(".")[0] for alias in node.names)
+            yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            yield node.module.split(".")[0]
+            yield node.module
 
 
 @pytest.mark.parametrize("package, allowed", [("data", set()), ("albert", set()), ("trainer", {"albert", "data"})])
@@ -30,6 +34,15 @@ def test_albert_needs_little():
     allowed = {"torch", "einops", "safetensors", "albert"} | sys.stdlib_module_names
     for path in (ROOT / "albert").rglob("*.py"):
         assert set(imports(path, inside_functions=False)) <= allowed, path
+
+
+def test_native_pipeline_needs_the_standard_library_and_numpy():
+    """Of our own it uses the splitting of sentences and the class of errors; text files are opened by the script."""
+    allowed = {"numpy"} | sys.stdlib_module_names
+    for path in (ROOT / "data" / "native").rglob("*.py"):
+        for name in modules(path):
+            ours = name in ("data.errors", "data.sentences") or name.startswith("data.native")
+            assert ours or name.split(".")[0] in allowed, (path, name)
 
 
 def test_hps_needs_the_standard_library_alone():

@@ -33,3 +33,8 @@ def test_finetuned(checkpoint, tmp_path, monkeypatch):  # noqa: F811
     texts = execute("finetuned.ipynb", monkeypatch, ALBERT_CHECKPOINT=checkpoint, ALBERT_RUNS=tmp_path / "runs",
                     ALBERT_CSV=tmp_path / "reviews.csv")
     assert "best of step" in texts[1] and "wrong" in texts[3]
+
+
+def test_native(monkeypatch):
+    texts = execute("native.ipynb", monkeypatch)
+    assert "best path" in texts[3] and "equal: the ids of" in texts[-1]

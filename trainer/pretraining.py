@@ -7,10 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch.utils.data import DataLoader, Dataset
 
-from data import draws
+from data import draws, fast
 from data.errors import DataError
-from data.examples import NO_LABEL, PretrainingExamples
-from data.tokenizer import special_ids, word_starts
+from data.examples import NO_LABEL
 
 # Runs that differ in seed or mask_prob are scored on the same documents, pairs and masks.
 HELDOUT = dict(seed=0, mask_prob=0.15)
@@ -20,20 +19,21 @@ class Pretraining:
     """Masked language modelling and sentence order over a token store.
 
     The documents are split into training and held-out ones; each update is ``batch_size`` samples, sorted by
-    length and cut into globally numbered micro-batches of which process r of n takes every n-th.
+    length and cut into globally numbered micro-batches of which process r of n takes every n-th. ``pipeline`` is
+    ``data.fast`` or ``data.native``: they make the same examples.
     """
     count_names = ("mlm", "sentence", "tokens")
     sum_names = ("mlm_loss", "mlm_correct", "sentence_loss", "sentence_correct")
 
-    def __init__(self, store, tokenizer, hps, world):
+    def __init__(self, store, tokenizer, hps, world, pipeline=fast):
         self.hps, self.world = hps, world
-        specials, starts = special_ids(tokenizer), word_starts(tokenizer)
+        specials, starts = pipeline.special_ids(tokenizer), pipeline.word_starts(tokenizer)
         shape = dict(seq_len=hps.seq_len, max_ngram=hps.max_ngram, whole_words=hps.whole_words,
                      short_seq_prob=hps.short_seq_prob, sentence_objective=hps.sentence_objective)
         store, training, heldout = split(store, hps.heldout_fraction, 2 if hps.sentence_objective == "nsp" else 1)
-        self.train = PretrainingExamples(store, training, specials, starts, seed=hps.seed,
-                                         mask_prob=hps.mask_prob, **shape)
-        self.heldout = PretrainingExamples(store, heldout, specials, starts, **HELDOUT, **shape)
+        self.train = pipeline.PretrainingExamples(store, training, specials, starts, seed=hps.seed,
+                                                  mask_prob=hps.mask_prob, **shape)
+        self.heldout = pipeline.PretrainingExamples(store, heldout, specials, starts, **HELDOUT, **shape)
         available = len(self.train.plan(0).label)
         if available < hps.batch_size:
             less = f", or --set batch_size={available // 2}" if available > 1 else ""

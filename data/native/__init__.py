@@ -1,0 +1,16 @@
+"""The native pipeline: from text to batches in plain Python, to read and to trust.
+
+It makes what the fast pipeline makes, byte for byte, and shares with it nothing but the reading of files and the
+splitting of sentences. In the order of the text's way:
+
+normalization, charsmap   Unicode normalisation as a tokenizer.json or SentencePiece model says
+tokenizer                 words and pieces: unigram (lattice, Viterbi), wordpiece (greedy)
+vocabulary, trainer       vocabularies read from files, and trained
+store                     the corpus as ids on disk
+examples, chance          segment pairs, masks, batches; random numbers
+"""
+from data.native.examples import PretrainingExamples
+from data.native.store import prepare
+from data.native.tokenizer import special_ids, word_starts
+
+__all__ = ["PretrainingExamples", "prepare", "special_ids", "word_starts"]

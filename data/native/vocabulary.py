@@ -1,0 +1,154 @@
+"""Vocabularies on disk: a tokenizer.json, a SentencePiece ``.model`` or ``.vocab``, BERT's ``vocab.txt``."""
+import base64
+import json
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+from data.errors import DataError
+from data.native.tokenizer import Tokenizer
+
+ALBERT_SPECIALS = ("<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]")
+BERT_SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+NAMES = ("tokenizer.json", "spiece.model", "vocab.txt")
+UNIGRAM, UNKNOWN = 1, 2      # of the enumerations in sentencepiece_model.proto
+
+
+def load_tokenizer(path) -> Tokenizer:
+    """The tokenizer of a file, or of the first of ``NAMES`` in a folder; DataError where it can't be read."""
+    path = Path(path)
+    if path.is_dir():
+        found = [path / name for name in NAMES if (path / name).is_file()]
+        if not found:
+            raise DataError(f"{path}: no tokenizer in this folder (looked for {', '.join(NAMES)})")
+        path = found[0]
+    if not path.is_file():
+        raise DataError(f"{path}: no such tokenizer; give a tokenizer.json, a SentencePiece .model or .vocab, "
+                        "or a folder with one")
+    try:
+        if path.suffix == ".model":
+            return albert_tokenizer(*read_sentencepiece_model(path.read_bytes()))
+        if path.suffix == ".vocab":
+            return albert_tokenizer(*read_sentencepiece_vocab(path.read_text(encoding="utf-8")))
+        if path.name == "vocab.txt":
+            return _read_bert_vocabulary(path)
+        config = json.loads(path.read_text(encoding="utf-8"))
+        return Tokenizer(config | {"truncation": None, "padding": None})
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None
+    except (ValueError, KeyError, TypeError, IndexError, StopIteration, struct.error) as error:
+        raise DataError(f"{path}: no tokenizer that can be read ({type(error).__name__}: {error})") from None
+
+
+def read_sentencepiece_model(data: bytes) -> tuple[list[tuple[str, float]], int, bytes]:
+    """``(piece, log probability)`` by id, the id of the unknown piece, and the normaliser's character map.
+
+    The numbers of the fields are those of sentencepiece_model.proto.
+    """
+    pieces, kinds, charsmap, model_type = [], [], b"", UNIGRAM
+    for field, value in protobuf_fields(data):
+        if field == 1:                                   # SentencePiece: 1 piece, 2 score, 3 type
+            entry = dict(protobuf_fields(value))
+            pieces.append((entry[1].decode(), entry.get(2, 0.0)))
+            kinds.append(entry.get(3, 1))
+        elif field == 2:                                 # TrainerSpec: 3 model_type
+            model_type = dict(protobuf_fields(value)).get(3, UNIGRAM)
+        elif field == 3:                                 # NormalizerSpec: 2 precompiled_charsmap
+            charsmap = dict(protobuf_fields(value)).get(2, b"")
+    if model_type != UNIGRAM or not pieces:
+        raise DataError("not a Unigram SentencePiece model, which ALBERT needs")
+    return pieces, kinds.index(UNKNOWN), charsmap
+
+
+def protobuf_fields(data: bytes) -> Iterator[tuple[int, int | float | bytes]]:
+    """``(number, value)`` of each field of a protocol buffer: each begins with 8 * number + wire type as a varint."""
+    place = 0
+
+    def varint() -> int:
+        """Seven bits a byte, the lowest first; the eighth bit says that another byte follows."""
+        nonlocal place
+        value = shift = 0
+        while True:
+            byte = data[place]
+            value |= (byte & 0x7F) << shift
+            place, shift = place + 1, shift + 7
+            if byte < 0x80:
+                return value
+
+    while place < len(data):
+        tag = varint()
+        wire_type = tag & 7
+        if wire_type == 0:
+            yield tag >> 3, varint()
+            continue
+        if wire_type not in (1, 2, 5):
+            raise DataError("not a protocol buffer")
+        size = varint() if wire_type == 2 else 4 if wire_type == 5 else 8
+        value, place = data[place:place + size], place + size
+        if len(value) < size:
+            raise DataError("not a SentencePiece model: it ends too early")
+        yield tag >> 3, value if wire_type == 2 else struct.unpack("<f" if wire_type == 5 else "<d", value)[0]
+
+
+def read_sentencepiece_vocab(text: str) -> tuple[list[tuple[str, float]], int, bytes]:
+    """As ``read_sentencepiece_model``, of lines ``piece<tab>score``, which carry no character map."""
+    pieces = [(piece, float(score)) for piece, score in (line.split("\t") for line in text.split("\n") if line)]
+    return pieces, [piece for piece, _ in pieces].index("<unk>"), b""
+
+
+def albert_tokenizer(pieces: list[tuple[str, float]], unk_id: int, charsmap: bytes = b"") -> Tokenizer:
+    """Unigram with the normalisation of ALBERT's tokenization.py: quotes, NFKD, accents, case, blanks.
+
+    ``charsmap`` is applied after these; in its absence SentencePiece's rules ``nmt`` are, before them.
+    """
+    steps = [{"type": "Replace", "pattern": {"String": quotes}, "content": '"'} for quotes in ("``", "''")]
+    steps += [] if charsmap else [{"type": "Nmt"}]
+    steps += [{"type": "NFKD"}, {"type": "StripAccents"}, {"type": "Lowercase"}]
+    if charsmap:
+        steps.append({"type": "Precompiled", "precompiled_charsmap": base64.b64encode(charsmap).decode()})
+    steps += [{"type": "Replace", "pattern": {"Regex": r"\s+"}, "content": " "},
+              {"type": "Strip", "strip_left": True, "strip_right": True}]
+    metaspace = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": True}
+    model = {"type": "Unigram", "unk_id": unk_id, "vocab": [list(piece) for piece in pieces], "byte_fallback": False}
+    ids = {piece: index for index, (piece, _) in enumerate(pieces)}
+    return Tokenizer(_written(ALBERT_SPECIALS, ids, {"type": "Sequence", "normalizers": steps}, metaspace,
+                              metaspace, model))
+
+
+def bert_tokenizer(pieces: list[str], lower: bool = True, strip_accents: bool | None = None,
+                   chinese_characters: bool = True) -> Tokenizer:
+    """WordPiece as in BERT's tokenization.py; ``pieces`` by id."""
+    ids = {piece: index for index, piece in enumerate(pieces)}
+    normalizer = {"type": "BertNormalizer", "clean_text": True, "handle_chinese_chars": chinese_characters,
+                  "strip_accents": strip_accents, "lowercase": lower}
+    model = {"type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##",
+             "max_input_chars_per_word": 100, "vocab": ids}
+    decoder = {"type": "WordPiece", "prefix": "##", "cleanup": True}
+    return Tokenizer(_written(BERT_SPECIALS, ids, normalizer, {"type": "BertPreTokenizer"}, decoder, model))
+
+
+def _written(specials, ids: dict[str, int], normalizer: dict, pre_tokenizer: dict, decoder: dict, model: dict) -> dict:
+    """A tokenizer.json, its keys in the order in which 🤗 Tokenizers writes them."""
+    missing = [token for token in specials if token not in ids]
+    if missing:
+        raise DataError(f"the tokenizer has no token {', '.join(missing)}; ALBERT and BERT need it")
+    added = [{"id": ids[token], "content": token, "single_word": False, "lstrip": False, "rstrip": False,
+              "normalized": False, "special": True} for token in specials]
+    cls, a, sep_a, b, sep_b = (
+        {kind: {"id": name, "type_id": segment}} for kind, name, segment in (
+            ("SpecialToken", "[CLS]", 0), ("Sequence", "A", 0), ("SpecialToken", "[SEP]", 0),
+            ("Sequence", "B", 1), ("SpecialToken", "[SEP]", 1)))
+    framing = {name: {"id": name, "ids": [ids[name]], "tokens": [name]} for name in ("[CLS]", "[SEP]")}
+    return {"version": "1.0", "truncation": None, "padding": None,
+            "added_tokens": sorted(added, key=lambda token: token["id"]),
+            "normalizer": normalizer, "pre_tokenizer": pre_tokenizer,
+            "post_processor": {"type": "TemplateProcessing", "single": [cls, a, sep_a],
+                               "pair": [cls, a, sep_a, b, sep_b], "special_tokens": framing},
+            "decoder": decoder, "model": model}
+
+
+def _read_bert_vocabulary(path: Path) -> Tokenizer:
+    beside = path.with_name("tokenizer_config.json")
+    settings = json.loads(beside.read_text(encoding="utf-8")) if beside.is_file() else {}
+    return bert_tokenizer(path.read_text(encoding="utf-8").splitlines(), settings.get("do_lower_case", True),
+                          settings.get("strip_accents"), settings.get("tokenize_chinese_chars", True))
