@@ -16,7 +16,8 @@ from data.tokenizer import load_tokenizer, save_tokenizer
 from hps import HPS, SettingError, check, override
 from trainer import checkpoints, machine
 from trainer.classification import Classification, MultiLabel, Regression
-from trainer.command import DEFAULT_CACHE, add_process_flags, how_to_call, how_to_resume, leave_with, refuse_changes
+from trainer.command import (DEFAULT_CACHE, add_process_flags, digest_of, how_to_call, how_to_resume, leave_with,
+                             refuse_changes, resume_auto)
 from trainer.errors import RunError
 from trainer.initial import adapted_model, check_vocabulary, freeze
 from trainer.finetuning import plan_steps
@@ -70,7 +71,7 @@ def settings(args):
     """Flags and hyperparameters of the training, of the run to resume or of a new one, and the keys that were set."""
     given = {name: value for name, value in vars(args).items() if name in TRAINING_FLAGS}
     given |= {name: os.path.abspath(os.path.expanduser(given[name])) for name in ("data", "dev") if given.get(name)}
-    if args.resume:
+    if args.resume not in (None, "auto"):
         return resumed_settings(Path(args.resume), given, args.set)
     flags = SimpleNamespace(**TRAINING_FLAGS | given)
     if flags.task not in TASKS:
@@ -117,10 +118,11 @@ def variants(args, hps, keys):
 def finetune(args, flags, hps, keys, data, world):
     """One run. Returns its trainer, its folder and the held-out scores of its best step, None if it was stopped."""
     model_class, task_class, problem = KINDS[data.kind]
+    asked = digest_of(flags, hps)
     folder = Path(args.resume) if args.resume else checkpoint_folder(flags.init_from)
     tokenizer = load_tokenizer(folder)
     if args.resume:
-        path, state = checkpoints.newest(folder / "checkpoints")
+        path, state = world.from_main(lambda: checkpoints.newest(folder / "checkpoints"))
         model, changes = model_class.from_pretrained(path), []
     else:
         config = read_model_config(folder)
@@ -154,7 +156,7 @@ def finetune(args, flags, hps, keys, data, world):
         run = Run(None)
     else:
         config = {**vars(hps), **vars(flags), "kind": data.kind, "inputs": list(data.train.inputs),
-                  "fingerprint": data.fingerprint()}
+                  "fingerprint": data.fingerprint(), "asked": asked}
         run = Run.create(args.runs_dir, f"finetune-{flags.task}", config, machine.environment(world.device), world)
         if world.is_main:
             save_tokenizer(tokenizer, run.path)
@@ -174,6 +176,8 @@ def main():
     args = parse_arguments()
     flags, hps, keys = settings(args)
     world = begin(args)
+    if resume_auto(args, world, f"finetune-{flags.task}", digest_of(flags, hps)):
+        flags, hps, keys = settings(args)
     data = read_task(flags.task, flags.data, flags.dev, flags.text, flags.text_pair, flags.label, flags.small)
     if args.no_save:
         data.test = {}

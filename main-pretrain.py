@@ -2,6 +2,7 @@
 import argparse
 import os
 import shlex
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,7 +15,8 @@ from data.store import prepare
 from data.tokenizer import save_tokenizer, special_ids
 from hps import HPS, SettingError, check, override
 from trainer import checkpoints, machine
-from trainer.command import DEFAULT_CACHE, add_process_flags, how_to_call, how_to_resume, leave_with, refuse_changes
+from trainer.command import (DEFAULT_CACHE, add_process_flags, digest_of, how_to_call, how_to_resume, leave_with,
+                             refuse_changes, resume_auto)
 from trainer.errors import RunError
 from trainer.initial import adapted_model, new_model
 from trainer.loop import Trainer
@@ -52,7 +54,7 @@ def settings(args):
     given = {name: value for name, value in vars(args).items() if name in TRAINING_FLAGS}
     if "data" in given:
         given["data"] = [absolute(name) for name in given["data"]]
-    if args.resume:
+    if args.resume not in (None, "auto"):
         return resumed_settings(args, given)
     flags = SimpleNamespace(**TRAINING_FLAGS | given)
     hps = SimpleNamespace(**vars(HPS["pretrain", flags.model]))
@@ -89,6 +91,9 @@ def main():
     args = parse_arguments()
     flags, hps, keys = settings(args)
     world = begin(args)
+    asked = digest_of(flags, hps)
+    if resume_auto(args, world, "pretrain", asked):
+        flags, hps, keys = settings(args)
     quiet = args.tqdm_off or not world.is_main
 
     source = open_source(flags.data, text_field=flags.text_field, documents=flags.documents, small=flags.small)
@@ -99,7 +104,7 @@ def main():
                                    progress=not quiet, announce=world.is_main)
     hps.vocab_size = tokenizer.get_vocab_size()
     if args.resume:
-        path, state = newest_of(args.resume, store)
+        path, state = world.from_main(lambda: newest_of(args.resume, store))
         model, changes = AlbertForPretraining.from_pretrained(path), []
     elif flags.init_from:
         model, changes = adapted_model(flags.init_from, tokenizer, hps, keys)
@@ -114,7 +119,7 @@ def main():
         run = Run(None)
     else:
         config = {"task": "pretrain", **vars(flags), **vars(hps), "store": store.path.name,
-                  "cache_dir": str(store.path.parent), "cpu": args.cpu}
+                  "cache_dir": str(store.path.parent), "cpu": args.cpu, "asked": asked}
         run = Run.create(args.runs_dir, "pretrain", config, machine.environment(world.device), world)
         if world.is_main:
             save_tokenizer(tokenizer, run.path)
@@ -148,6 +153,9 @@ def report(flags, run, task, trainer, scores):
         return
     print(f"\n{task.summary(scores)}")
     if run.path is not None:
+        checkpoints.write_json(run.path / "metrics.json", {
+            "task": "pretrain", "command": shlex.join(sys.argv), "best_step": trainer.best["step"], "steps": trainer.step,
+            "seed": trainer.hps.seed, "dev": scores})
         mask = trainer.tokenizer.id_to_token(special_ids(trainer.tokenizer).mask)
         print(f"run folder:  {run.path}\ncurves:      {run.path / 'curves.png'}\nask it:\n"
               f"  {how_to_call('main-inference.py')} {shlex.quote(str(run.path))} 'the {mask} of the file'")

@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from albert.checksums import SUMS, check_sums
 from albert.config import AlbertConfig
 from albert.errors import ModelError
 from albert.names import ARCHITECTURES, EXTENDED_SUFFIX, disk_name, expressible, plain_name
@@ -42,7 +43,7 @@ class PretrainedModel(nn.Module):
     def from_pretrained(cls, path: str | os.PathLike, **changes):
         """Read a model, in evaluation mode, in float32 (float64 stays).
 
-        path: a run folder (its newest complete checkpoint), a checkpoint folder, or a folder or hub name in
+        path: a run folder (its newest undamaged checkpoint), a checkpoint folder, or a folder or hub name in
         the Hugging Face layout. changes: configuration keys that differ from the folder's, out of
         `CHANGEABLE`; with new labels a classifier for another number of them is begun anew. A head that the
         folder lacks is initialised, which is logged. On CPU the weights are the file's own pages.
@@ -110,9 +111,14 @@ def checkpoint_folder(path: str | os.PathLike) -> Path:
         steps = {int(step[1]): child for child in (folder / "checkpoints").iterdir()
                  if (step := re.fullmatch(r"step-(\d+)", child.name)) and (child / "config.json").is_file()
                  and (child / "model.safetensors").is_file()}
-        if not steps:
-            raise ModelError(f"{folder}: no complete checkpoint in this run folder")
-        return steps[max(steps)]
+        for step in sorted(steps, reverse=True):
+            try:
+                if (steps[step] / SUMS).is_file():
+                    check_sums(steps[step], leave_out=("training_state.safetensors",))
+                return steps[step]
+            except ModelError as fault:
+                logger.warning("passing over a damaged checkpoint: %s", fault)
+        raise ModelError(f"{folder}: no complete checkpoint in this run folder")
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise ModelError(f"{folder}: no model here, neither config.json nor checkpoints/")

@@ -49,7 +49,7 @@ def test_a_run_leaves_what_it_says(finished):
     checkpoint = run / "checkpoints" / "step-0000012"
     assert {path.name for path in checkpoint.iterdir()} == {
         "model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json",
-        "training_state.json", "training_state.safetensors"}
+        "training_state.json", "training_state.safetensors", "SHA256SUMS"}
     for words in ("held-out MLM loss", "sentence-order accuracy", str(run), "curves.png", "python main-pretrain.py"):
         assert words in out
     records = losses(run)

@@ -1,10 +1,29 @@
 """The processes of a run, as ``torchrun`` starts them; one process where it does not."""
+import functools
 import os
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
+
+from trainer.errors import RunError
+
+_PATIENCE = timedelta(days=2)          # of what waits for text to be prepared; the exchange of gradients has PyTorch's
+
+
+def _with_peers(exchange):
+    """A method that talks to the other processes: RunError where one of them is gone."""
+    @functools.wraps(exchange)
+    def guarded(self, *args):
+        try:
+            return exchange(self, *args)
+        except RuntimeError as error:              # gloo raises it bare, NCCL a subclass
+            reason = str(error).strip().partition("\n")[0]
+            raise RunError(f"process {self.rank} of {self.size} has lost another one, which was killed or has failed "
+                           f"({reason}); what was saved before is untouched: go on with --resume") from None
+    return guarded
 
 
 @dataclass(frozen=True)
@@ -13,11 +32,13 @@ class World:
     rank: int
     size: int
     device: torch.device
+    patient: object = None             # group for objects and barriers, over the network's CPU side
 
     @property
     def is_main(self):
         return self.rank == 0
 
+    @_with_peers
     def sum(self, values):
         """Sums of a list of numbers over all processes: float64, so that token counts stay exact."""
         values = list(values)
@@ -27,14 +48,21 @@ class World:
         dist.all_reduce(tensor)
         return tensor.tolist()
 
+    @_with_peers
     def gather(self, items):
         """The items of all processes in one list."""
         if self.size == 1:
             return list(items)
         parts = [None] * self.size
-        dist.all_gather_object(parts, items)
+        dist.all_gather_object(parts, items, group=self.patient)
         return [item for part in parts for item in part]
 
+    def from_main(self, make):
+        """What ``make()`` returns in process 0, in all of them."""
+        made, = self.gather([make()] if self.is_main else [])
+        return made
+
+    @_with_peers
     def sum_gradients(self, params):
         """Add up the gradients of all processes in one exchange; a process without a micro-batch adds zeros."""
         if self.size == 1:
@@ -58,18 +86,21 @@ class World:
             if self.is_main:
                 self.barrier()
 
+    @_with_peers
     def barrier(self):
         if self.size > 1:
-            dist.barrier()
+            dist.barrier(group=self.patient)
 
 
 def join(cpu=False):
     """The World of this process; with ``cpu`` the GPU is left alone."""
     local_rank, size = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     cuda = torch.cuda.is_available() and not cpu
-    if cuda:
-        torch.cuda.set_device(local_rank)
-    if size > 1 and not dist.is_initialized():
-        dist.init_process_group("nccl" if cuda else "gloo")
     device = torch.device("cuda", local_rank) if cuda else torch.device("cpu")
-    return World(int(os.environ.get("RANK", 0)), size, device)
+    if cuda:
+        torch.cuda.set_device(device)
+    if size == 1:
+        return World(0, 1, device)
+    if not dist.is_initialized():
+        dist.init_process_group("nccl" if cuda else "gloo")
+    return World(dist.get_rank(), size, device, dist.new_group(backend="gloo", timeout=_PATIENCE))

@@ -46,7 +46,7 @@ class Trainer:
 
     def restore(self, path, state):
         """Go on from a checkpoint whose weights ``model`` already has."""
-        checkpoints.restore_optimizers(path, self.optimizers, state)
+        checkpoints.restore_optimizers(path, self.optimizers)
         self.scaler.load_state_dict(state["scaler"])
         self.step = self._saved = state["step"]
         self.tokens, self.position, self.window = state["tokens"], state["position"], state["window"]

@@ -3,6 +3,7 @@
     runs/pretrain-2026-11-22_11-17-26/  config.json  environment.json  tokenizer.json  log.jsonl  curves.png
                                         events.out.tfevents.*  checkpoints/
 """
+import fcntl
 import json
 import os
 from datetime import datetime
@@ -25,8 +26,12 @@ class Run:
         self.records = []
         if not self.writes:
             return
+        self._log = open(path / "log.jsonl", "a+", encoding="utf-8", errors="replace")
+        try:
+            fcntl.lockf(self._log, fcntl.LOCK_EX | fcntl.LOCK_NB)       # dropped by the system, however we end
+        except BlockingIOError:
+            raise RunError(f"{path}: another process is training in this folder") from None
         self._cut_log(step)
-        self._log = open(path / "log.jsonl", "a", encoding="utf-8")
         self._board = SummaryWriter(str(path), purge_step=step + 1 if step else None)
 
     @classmethod
@@ -43,20 +48,18 @@ class Run:
 
     def _cut_log(self, step):
         """Keep the log lines up to ``step``: what came after its checkpoint happens again."""
-        path = self.path / "log.jsonl"
-        if not path.exists():
-            return
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        kept = 0
+        self._log.seek(0)
+        for line in self._log:
             try:
                 record = json.loads(line)
-            except ValueError:
+                if record["step"] > step or not (line.isascii() and line.endswith("\n")):
+                    break
+            except (ValueError, KeyError, TypeError):
                 break                                       # cut off by a kill
-            if record["step"] > step:
-                break
             self.records.append(record)
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text("".join(json.dumps(record) + "\n" for record in self.records), encoding="utf-8")
-        os.replace(temporary, path)
+            kept += len(line.encode())
+        self._log.truncate(kept)
 
     def log(self, record):
         """Append a record ``{"kind", "step", ...}`` to log.jsonl and TensorBoard."""
