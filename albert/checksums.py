@@ -21,7 +21,10 @@ def check_sums(folder: Path, leave_out: tuple[str, ...] = ()):
     """Raise ModelError, naming the file, unless `folder` holds the files of its SHA256SUMS and no others, each as it
     was written. Files to `leave_out` are not read."""
     try:
-        lines = (folder / SUMS).read_text(encoding="utf-8").splitlines()
+        text = (folder / SUMS).read_bytes().decode()
+        *lines, end = text.split("\n")
+        if end:
+            raise ModelError(f"{folder / SUMS} is not as it was written")
         sums = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
         present = {file.name for file in folder.iterdir()} - {SUMS}
         if different := present.symmetric_difference(sums):

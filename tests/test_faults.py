@@ -1,11 +1,21 @@
 """Training killed, starved and damaged at moments drawn by a seed, resumed each time: the weights come out the same."""
+import json
+import os
 import random
+import signal
+import subprocess
+import sys
 
 import faults
 import pytest
 import torch
-from conftest import arguments
+from conftest import ROOT, arguments, script
 from safetensors.torch import load_file
+
+from albert import ModelError, checkpoint_folder
+from albert.checksums import check_sums, write_sums
+from trainer.errors import RunError
+from trainer.run import Run
 
 SETTINGS = ["hidden_dropout_prob=0.1", "precision=fp32", "save_every=2", "max_steps=8", "eval_every=4", "optimizer=adamw",
             "seq_len=16", "keep_checkpoints=3"]
@@ -14,7 +24,7 @@ SETTINGS = ["hidden_dropout_prob=0.1", "precision=fp32", "save_every=2", "max_st
 def weights(runs):
     """The final weights of the only finished run of a folder."""
     finished, = [path.parent for path in runs.glob("*/metrics.json")]
-    assert not list(runs.rglob("*.tmp"))
+    assert not list(finished.rglob("*.tmp"))
     return load_file(finished / "checkpoints" / "step-0000008" / "model.safetensors")
 
 
@@ -66,3 +76,82 @@ def test_a_fault(kind, moment, corpus, cache, tmp_path, uninterrupted):
 def test_a_hundred_faults(number, corpus, cache, tmp_path, uninterrupted):
     survives(faults.KINDS[number % len(faults.KINDS)], random.Random(number).random(), corpus, cache, tmp_path,
              uninterrupted)
+
+
+def test_a_folder_has_one_writer(corpus, cache, tmp_path):
+    """While a run trains, another process is refused its folder; once it is killed, it is not."""
+    process = script("main-pretrain.py", arguments(corpus, cache, tmp_path, [*SETTINGS, "max_steps=100000"]))
+    for line in process.stdout:
+        if line.startswith("step 3/"):
+            break
+    run, = tmp_path.iterdir()
+    with pytest.raises(RunError, match="another process is training"):
+        Run(run, 2)
+    process.kill()
+    process.communicate()
+    Run(run, 2).close()
+    assert [json.loads(line)["step"] for line in (run / "log.jsonl").read_text().splitlines()] == [1, 2]
+
+
+@pytest.mark.parametrize("flip", range(0, 8, 3))
+def test_every_bit_of_a_checkpoint_counts(flip, tmp_path):
+    (tmp_path / "state.json").write_text('{"step": 4}')
+    (tmp_path / "model.safetensors").write_bytes(bytes(range(50)))
+    write_sums(tmp_path)
+    check_sums(tmp_path)
+    assert not subprocess.run(["sha256sum", "--check", "--strict", "SHA256SUMS"], cwd=tmp_path, capture_output=True).returncode
+    for file in sorted(tmp_path.iterdir()):
+        whole = file.read_bytes()
+        for place in range(len(whole)):
+            file.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << flip]) + whole[place + 1:])
+            with pytest.raises(ModelError):
+                check_sums(tmp_path)
+            file.write_bytes(whole[:place])
+            with pytest.raises(ModelError):
+                check_sums(tmp_path)
+        file.write_bytes(whole)
+    (tmp_path / "more").touch()
+    with pytest.raises(ModelError, match="not in"):
+        check_sums(tmp_path)
+
+
+def test_from_pretrained_takes_the_newest_good_one(corpus, cache, tmp_path, caplog):
+    assert faults.train(arguments(corpus, cache, tmp_path / "runs", SETTINGS), tmp_path)[0][0] == 0
+    run, = (tmp_path / "runs").iterdir()
+    file = run / "checkpoints" / "step-0000008" / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-1])
+    assert checkpoint_folder(run) == run / "checkpoints" / "step-0000006" and "step-0000008" in caplog.text
+
+
+def test_auto_knows_its_run(corpus, cache, tmp_path):
+    """It goes on with a run of the same settings, and with no other; a finished one is followed by a new one."""
+    def auto(settings, moment=0):
+        args = arguments(corpus, cache, tmp_path / "runs", settings, ["--resume", "auto"])
+        return faults.train(args, tmp_path, "kill" if moment else None, moment)[0]
+
+    def runs():
+        return len(list((tmp_path / "runs").iterdir()))
+
+    calls = auto(SETTINGS)[1]
+    assert runs() == 1 and auto(SETTINGS, int(0.7 * calls))[0] == -signal.SIGKILL and runs() == 2
+    assert auto([*SETTINGS, "seed=1"])[0] == 0 and runs() == 3
+    assert auto([*SETTINGS, "log_every=2"])[0] == 0 and runs() == 3
+
+
+@pytest.mark.slow
+def test_torchrun_restarts_by_itself(corpus, cache, tmp_path):
+    """One rank is killed; torchrun starts both again, and --resume auto finds the run."""
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--max-restarts", "2",
+                str(ROOT / "main-pretrain.py")]
+    process = subprocess.Popen([*torchrun, *arguments(corpus, cache, tmp_path, [*SETTINGS, "max_steps=60"],
+                                                      ["--resume", "auto"])], cwd=ROOT, text=True, stdout=subprocess.PIPE,
+                               stderr=subprocess.STDOUT)
+    for line in process.stdout:
+        if line.startswith("step 9/"):
+            break
+    children = subprocess.run(["ps", "-o", "pid=", "--ppid", str(process.pid)], text=True, capture_output=True).stdout
+    os.kill(max(map(int, children.split())), signal.SIGKILL)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    run, = tmp_path.iterdir()
+    assert "step 60/60" in output and (run / "metrics.json").exists()

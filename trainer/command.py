@@ -87,8 +87,8 @@ def leave_with(main, *faults):
         if int(os.environ.get("LOCAL_RANK", 0)) == 0:            # of the processes of a machine the first one speaks
             print(f"error: {fault}", file=sys.stderr)
         sys.exit(2)
-    except RuntimeError as fault:
-        if "DataLoader worker" not in str(fault):
+    except (RuntimeError, ConnectionError) as fault:             # the latter: its tensors could not be fetched any more
+        if isinstance(fault, RuntimeError) and "DataLoader worker" not in str(fault):
             raise
         print("error: a process that builds batches was killed; where memory ran out, --set num_workers with a smaller "
               "number works; go on with --resume", file=sys.stderr)

@@ -102,5 +102,9 @@ def join(cpu=False):
     if size == 1:
         return World(0, 1, device)
     if not dist.is_initialized():
-        dist.init_process_group("nccl" if cuda else "gloo")
+        store, rank, size = next(dist.rendezvous("env://"))
+        if os.environ.get("LOCAL_WORLD_SIZE") == str(size):
+            # After a restart torchrun hands on the same store, with the addresses of the processes that are gone.
+            store = dist.PrefixStore(f"attempt-{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+        dist.init_process_group("nccl" if cuda else "gloo", store=store, rank=rank, world_size=size)
     return World(dist.get_rank(), size, device, dist.new_group(backend="gloo", timeout=_PATIENCE))
