@@ -24,7 +24,7 @@ from trainer.finetuning import plan_steps
 from trainer.loop import Trainer
 from trainer.questions import SpanAnswering
 from trainer.results import finish, table
-from trainer.run import Run, begin, read_config
+from trainer.run import Run, begin, read_config, settings_of
 from trainer.tagging import Tagging
 
 # Flags that decide what is trained; they are kept in the run's config.json. The others say how this process runs.
@@ -93,9 +93,8 @@ def resumed_settings(folder, given, assignments):
         raise RunError(f"--resume {folder}: not a run of {Path(__file__).name}")
     if (folder / "metrics.json").exists():
         raise RunError(f"--resume {folder}: the run is finished, see its metrics.json; to train on from it: --init-from")
-    flags = SimpleNamespace(**{name: config[name] for name in TRAINING_FLAGS})
-    defaults = vars(HPS[f"finetune-{flags.task}", flags.model])
-    hps = SimpleNamespace(**{key: config.get(key, value) for key, value in defaults.items()})
+    flags = settings_of(folder, config, TRAINING_FLAGS)
+    hps = settings_of(folder, config, vars(HPS[f"finetune-{flags.task}", flags.model]))
     keys = override(hps, assignments)
     check(hps)
     refuse_changes(folder, config, given | {key: getattr(hps, key) for key in keys})
@@ -148,7 +147,7 @@ def finetune(args, flags, hps, keys, data, world):
     task = task_class(data, train, dev, hps, world)
     trainer = Trainer(task, model, tokenizer, hps, world, args.tqdm_off or not world.is_main)
     if args.resume:
-        if read_config(folder)["fingerprint"] != data.fingerprint():
+        if read_config(folder).get("fingerprint") != data.fingerprint():
             raise RunError(f"--resume {folder}: the data has changed since the run began; start a new run")
         trainer.restore(path, state)
         run = Run(folder, state["step"], writes=world.is_main)

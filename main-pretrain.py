@@ -21,7 +21,7 @@ from trainer.errors import RunError
 from trainer.initial import adapted_model, new_model
 from trainer.loop import Trainer
 from trainer.pretraining import Pretraining
-from trainer.run import Run, begin, read_config
+from trainer.run import Run, begin, read_config, settings_of
 
 # Flags that decide what is trained; they are kept in the run's config.json. The others say how this process runs.
 TRAINING_FLAGS = dict(model="base", data=None, text_field="text", documents="file", small=False, tokenizer=None,
@@ -76,10 +76,10 @@ def absolute(name):
 def resumed_settings(args, given):
     folder = args.resume
     config = read_config(folder)
-    args.cpu = args.cpu or config["cpu"]
-    args.cache_dir = args.cache_dir or config["cache_dir"]
-    flags = SimpleNamespace(**{name: config[name] for name in TRAINING_FLAGS})
-    hps = SimpleNamespace(**{key: config.get(key, value) for key, value in vars(HPS["pretrain", flags.model]).items()})
+    process = settings_of(folder, config, dict(cpu=False, cache_dir=DEFAULT_CACHE))
+    args.cpu, args.cache_dir = args.cpu or process.cpu, args.cache_dir or process.cache_dir
+    flags = settings_of(folder, config, TRAINING_FLAGS)
+    hps = settings_of(folder, config, vars(HPS["pretrain", flags.model]))
     keys = override(hps, args.set)
     check(hps)
     refuse_changes(folder, config, given | {key: getattr(hps, key) for key in keys})
@@ -97,11 +97,10 @@ def main():
     quiet = args.tqdm_off or not world.is_main
 
     source = open_source(flags.data, text_field=flags.text_field, documents=flags.documents, small=flags.small)
-    with world.main_first():
-        vocabulary = flags.tokenizer or flags.init_from and checkpoint_folder(flags.init_from)
-        store, tokenizer = prepare(source, args.cache_dir or DEFAULT_CACHE, tokenizer=vocabulary, kind=hps.tokenizer_kind,
-                                   vocab_size=hps.vocab_size, seed=hps.seed, num_workers=torch.get_num_threads(),
-                                   progress=not quiet, announce=world.is_main)
+    vocabulary = flags.tokenizer or flags.init_from and checkpoint_folder(flags.init_from)
+    store, tokenizer = prepare(source, args.cache_dir or DEFAULT_CACHE, tokenizer=vocabulary, kind=hps.tokenizer_kind,
+                               vocab_size=hps.vocab_size, seed=hps.seed, num_workers=torch.get_num_threads(),
+                               progress=not quiet, announce=world.is_main, world=world)
     hps.vocab_size = tokenizer.get_vocab_size()
     if args.resume:
         path, state = world.from_main(lambda: newest_of(args.resume, store))
@@ -141,7 +140,7 @@ def main():
 
 def newest_of(run, store):
     """Path and state of the newest good checkpoint of a run that was trained on this store."""
-    if read_config(run)["store"] != store.path.name:
+    if read_config(run).get("store") != store.path.name:
         raise RunError(f"--resume {run}: the text has changed since the run began; start a new run without --resume")
     return checkpoints.newest(Path(run) / "checkpoints")
 

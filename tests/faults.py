@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import random
 import runpy
+import shutil
 import signal
 import sys
 from contextlib import redirect_stderr, redirect_stdout
@@ -65,12 +66,12 @@ def _action(kind):
     return None                                             # no fault: moment is 0, which never comes
 
 
-def _train(arguments, report, kind, moment, rank):
-    """In a process of its own: main-pretrain.py with a fault. Writes its output, and how many calls it made."""
+def _train(script, arguments, report, kind, moment, rank):
+    """In a process of its own: the script with a fault. Writes its output, and how many calls it made."""
     os.environ.update(rank, OMP_NUM_THREADS="1")
     os.setsid()
     sys.path[:0] = [str(ROOT)]
-    sys.argv = ["main-pretrain.py", *arguments]
+    sys.argv = [script, *arguments]
     counter = _Counter(moment, _action(kind))
     from trainer.loop import Trainer
     from trainer.run import Run
@@ -87,7 +88,7 @@ def _train(arguments, report, kind, moment, rank):
     output, code = io.StringIO(), None
     with redirect_stdout(output), redirect_stderr(output):
         try:
-            runpy.run_path(str(ROOT / "main-pretrain.py"), run_name="__main__")
+            runpy.run_path(str(ROOT / script), run_name="__main__")
         except SystemExit as leaving:
             code = leaving.code
         finally:
@@ -96,8 +97,8 @@ def _train(arguments, report, kind, moment, rank):
     os._exit(code or 0)
 
 
-def train(arguments, folder, kind=None, moment=0, ranks=1, victim=0, timeout=120):
-    """Run main-pretrain.py on ``ranks`` processes, one of which, ``victim``, meets the fault: [(code, calls, output)].
+def train(arguments, folder, kind=None, moment=0, ranks=1, victim=0, timeout=120, script="main-pretrain.py"):
+    """Run a training script on ``ranks`` processes, one of which, ``victim``, meets the fault: [(code, calls, output)].
     ``calls`` and ``output`` are None of a process that was killed."""
     _start_server()
     port, reports, processes = str(random.SystemRandom().randint(20_000, 60_000)), [], []
@@ -107,7 +108,7 @@ def train(arguments, folder, kind=None, moment=0, ranks=1, victim=0, timeout=120
         reports.append(folder / f"report-{number}")
         reports[-1].unlink(missing_ok=True)
         processes.append(CONTEXT.Process(target=_train, args=(
-            arguments, str(reports[-1]), kind, moment if number == victim else 0, rank)))
+            script, arguments, str(reports[-1]), kind, moment if number == victim else 0, rank)))
         processes[-1].start()
     ended = []
     for process, report in zip(processes, reports):
@@ -130,3 +131,8 @@ def damage(run, kind, rng):
     else:
         data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
     file.write_bytes(data)
+
+
+def remove(path):
+    """Delete a file or folder."""
+    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)

@@ -99,7 +99,7 @@ def test_every_bit_of_a_checkpoint_counts(flip, tmp_path):
     (tmp_path / "model.safetensors").write_bytes(bytes(range(50)))
     write_sums(tmp_path)
     check_sums(tmp_path)
-    assert not subprocess.run(["sha256sum", "--check", "--strict", "SHA256SUMS"], cwd=tmp_path, capture_output=True).returncode
+    subprocess.run(["sha256sum", "--check", "--strict", "SHA256SUMS"], cwd=tmp_path, capture_output=True, check=True)
     for file in sorted(tmp_path.iterdir()):
         whole = file.read_bytes()
         for place in range(len(whole)):
@@ -141,8 +141,8 @@ def test_auto_knows_its_run(corpus, cache, tmp_path):
 @pytest.mark.slow
 def test_torchrun_restarts_by_itself(corpus, cache, tmp_path):
     """One rank is killed; torchrun starts both again, and --resume auto finds the run."""
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--max-restarts", "2",
-                str(ROOT / "main-pretrain.py")]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
+                "--max-restarts", "2", str(ROOT / "main-pretrain.py")]
     process = subprocess.Popen([*torchrun, *arguments(corpus, cache, tmp_path, [*SETTINGS, "max_steps=60"],
                                                       ["--resume", "auto"])], cwd=ROOT, text=True, stdout=subprocess.PIPE,
                                stderr=subprocess.STDOUT)

@@ -83,11 +83,16 @@ def verified_state(path):
     try:
         check_sums(path)
         state = json.loads((path / _STATE).read_text(encoding="utf-8"))
-        if not (isinstance(state["step"], int) and path.name == f"step-{state['step']:07d}"):
+        counts = [state["step"], state["tokens"], *state["position"].values()]
+        if not all(isinstance(value, int) and 0 <= value < 1 << 62 for value in counts):
             raise ValueError
+        if path.name != f"step-{state['step']:07d}" or not {"window", "best", "scaler"} <= state.keys():
+            raise ValueError
+        for value in (*state["window"].values(), state["best"]["score"], *state["scaler"].values()):
+            float(value)
     except ModelError as fault:
         raise RunError(str(fault)) from None
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise RunError(f"{path / _STATE} is not the state of a checkpoint") from None
     return state
 

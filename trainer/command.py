@@ -22,8 +22,9 @@ _DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS,
 def add_process_flags(parser):
     """The flags that say how this process runs, not what is trained."""
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="any key of hps.py")
-    parser.add_argument("--resume", default=None, metavar="RUN", help="go on with the run in this folder; auto: with the newest unfinished one of these settings "
-                             "in --runs-dir, or begin a new one")
+    parser.add_argument("--resume", default=None, metavar="RUN",
+                        help="go on with the run in this folder; auto: with the newest unfinished one of these settings in "
+                             "--runs-dir, or begin a new one")
     parser.add_argument("--runs-dir", default="runs", help="where the run's folder is made (default: runs)")
     parser.add_argument("--cache-dir", default=None,
                         help=f"tokenised text and trained tokenizers (default: {DEFAULT_CACHE}, or the resumed run's)")

@@ -5,9 +5,11 @@
 """
 import fcntl
 import json
+import logging
 import os
 from datetime import datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 from torch.utils.tensorboard import SummaryWriter
 
@@ -111,11 +113,26 @@ def read_config(folder):
         config = json.loads(file.read_text(encoding="utf-8"))
     except OSError:
         raise RunError(f"{folder}: no run there (it has no config.json)") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RunError(f"{file}: {error}") from None
     if not isinstance(config, dict) or not {"task", "model", "seed"} <= config.keys():
         raise RunError(f"{file}: not a run's settings; name the run's own folder, such as runs/pretrain-...")
     return config
+
+
+def settings_of(folder, config, defaults):
+    """The values that a run's config.json has for the keys of ``defaults``, the default where it has none. Raises
+    RunError for a value that no such key can have."""
+    values = {key: config.get(key, default) for key, default in defaults.items()}
+    for key, value in values.items():
+        default = defaults[key]
+        number = isinstance(value, (int, float)) and abs(value) < 1 << 63
+        text = isinstance(value, str) or isinstance(value, list) and all(isinstance(item, str) for item in value)
+        if value != default and not (
+                isinstance(value, type(default)) if isinstance(default, (bool, str)) else
+                number or value is None if isinstance(default, (int, float)) else number or text):
+            raise RunError(f"{Path(folder) / 'config.json'}: {key}={repr(value)[:60]}: not a value of that key")
+    return SimpleNamespace(**values)
 
 
 def begin(args):
@@ -123,7 +140,10 @@ def begin(args):
     if not args.no_save:
         check_parent(args.runs_dir)
     machine.keep_freed_memory()
-    return distributed.join(args.cpu)
+    world = distributed.join(args.cpu)
+    if not world.is_main:
+        logging.getLogger("albert").setLevel(logging.ERROR)               # the first process gives the warnings
+    return world
 
 
 def check_parent(parent):
