@@ -145,18 +145,19 @@ def finetune(args, flags, hps, keys, data, world):
         plan_steps(hps, len(train))
         check(hps)
     task = task_class(data, train, dev, hps, world)
-    trainer = Trainer(task, model, tokenizer, hps, world, args.tqdm_off or not world.is_main)
+    trainer = Trainer(task, model, tokenizer, hps, world, args.tqdm_off or not world.is_main, args.profile)
     if args.resume:
         if read_config(folder).get("fingerprint") != data.fingerprint():
             raise RunError(f"--resume {folder}: the data has changed since the run began; start a new run")
         trainer.restore(path, state)
-        run = Run(folder, state["step"], writes=world.is_main)
+        run = Run(folder, state["step"], world.is_main, args.log)
     elif args.no_save:
         run = Run(None)
     else:
         config = {**vars(hps), **vars(flags), "kind": data.kind, "inputs": list(data.train.inputs),
                   "fingerprint": data.fingerprint(), "asked": asked}
-        run = Run.create(args.runs_dir, f"finetune-{flags.task}", config, machine.environment(world.device), world)
+        run = Run.create(args.runs_dir, f"finetune-{flags.task}", config, machine.environment(world.device), world,
+                         args.log)
         if world.is_main:
             save_tokenizer(tokenizer, run.path)
     if world.is_main:

@@ -21,6 +21,7 @@ from trainer.errors import RunError
 from trainer.initial import adapted_model, new_model
 from trainer.loop import Trainer
 from trainer.pretraining import Pretraining
+from trainer.profiling import estimate
 from trainer.run import Run, begin, read_config, settings_of
 
 # Flags that decide what is trained; they are kept in the run's config.json. The others say how this process runs.
@@ -42,6 +43,8 @@ def parse_arguments():
     parser.add_argument("--tokenizer", help="tokenizer.json, run folder or SentencePiece .model (default: train one)")
     parser.add_argument("--init-from", metavar="CHECKPOINT",
                         help="go on from a run folder, or a folder or hub name in the Hugging Face layout")
+    parser.add_argument("--dry-run", action="store_true", default=False,
+                        help="build everything, say what the run would take, and stop")
     add_process_flags(parser)
     args = parser.parse_args()
     if args.resume and args.no_save:
@@ -110,16 +113,20 @@ def main():
     else:
         model, changes = new_model(hps), []
     task = Pretraining(store, tokenizer, hps, world)
-    trainer = Trainer(task, model, tokenizer, hps, world, quiet)
+    trainer = Trainer(task, model, tokenizer, hps, world, quiet, args.profile)
+    if args.dry_run:
+        lines = estimate(trainer, int(task.train.plan(0).length.sum()))
+        print(*lines, sep="\n") if world.is_main else None
+        return 0
     if args.resume:
         trainer.restore(path, state)
-        run = Run(Path(args.resume), state["step"], writes=world.is_main)
+        run = Run(Path(args.resume), state["step"], world.is_main, args.log)
     elif args.no_save:
         run = Run(None)
     else:
         config = {"task": "pretrain", **vars(flags), **vars(hps), "store": store.path.name,
                   "cache_dir": str(store.path.parent), "cpu": args.cpu, "asked": asked}
-        run = Run.create(args.runs_dir, "pretrain", config, machine.environment(world.device), world)
+        run = Run.create(args.runs_dir, "pretrain", config, machine.environment(world.device), world, args.log)
         if world.is_main:
             save_tokenizer(tokenizer, run.path)
     if world.is_main:

@@ -15,7 +15,7 @@ from trainer.run import read_config
 
 DEFAULT_CACHE = "~/.cache/albert"
 # Keys that change nothing of what is learned: a resumed run may go on with others.
-PROCESS_KEYS = ("num_workers", "log_every", "save_every", "keep_checkpoints")
+PROCESS_KEYS = ("num_workers", "log_every", "save_every", "keep_checkpoints", "compile", "activation_checkpointing")
 _DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.ESTALE)
 
 
@@ -30,6 +30,10 @@ def add_process_flags(parser):
                         help=f"tokenised text and trained tokenizers (default: {DEFAULT_CACHE}, or the resumed run's)")
     parser.add_argument("--cpu", action="store_true", default=False, help="leave the GPU alone")
     parser.add_argument("--tqdm-off", action="store_true", default=False, help="plain lines instead of a bar")
+    parser.add_argument("--log", choices=("wandb",), default=None,
+                        help="log to Weights & Biases too (pip install wandb; without a network: WANDB_MODE=offline)")
+    parser.add_argument("--profile", type=int, default=0, metavar="N", help="write a trace of N updates, print the five "
+                                                                            "costliest operations, and train on")
     parser.add_argument("--no-save", action="store_true", default=False, help="write nothing but the cache")
 
 

@@ -4,6 +4,7 @@
                                         events.out.tfevents.*  checkpoints/
 """
 import fcntl
+import importlib.util
 import json
 import logging
 import os
@@ -20,10 +21,11 @@ from trainer.errors import RunError
 class Run:
     """The folder that one run writes. ``path`` is None for a run that keeps nothing (``--no-save``).
 
-    ``step`` is that of the checkpoint which the run goes on from. Of several processes one ``writes``.
+    ``step`` is that of the checkpoint which the run goes on from. Of several processes one ``writes``; ``log`` "wandb"
+    logs to Weights & Biases too.
     """
 
-    def __init__(self, path, step=0, writes=True):
+    def __init__(self, path, step=0, writes=True, log=None):
         self.path, self.writes = path, writes and path is not None
         self.records = []
         if not self.writes:
@@ -35,14 +37,19 @@ class Run:
             raise RunError(f"{path}: another process is training in this folder") from None
         self._cut_log(step)
         self._board = SummaryWriter(str(path), purge_step=step + 1 if step else None)
+        self._wandb = None
+        if log == "wandb":
+            import wandb
+            self._wandb = wandb.init(project="albert", name=path.name, id=path.name, resume="allow", dir=path,
+                                     config=read_config(path))
 
     @classmethod
-    def create(cls, parent, task, config, environment, world):
+    def create(cls, parent, task, config, environment, world, log=None):
         """Make the folder ``parent/task-<time>`` with config.json and environment.json, in the process that writes;
         the others learn its path."""
         made = [_new_folder(parent, task, config, environment)] if world.is_main else []
         path, = world.gather(made)
-        return cls(path, writes=world.is_main)
+        return cls(path, writes=world.is_main, log=log)
 
     @property
     def checkpoints(self):
@@ -73,6 +80,8 @@ class Run:
         for key, value in record.items():
             if key not in ("kind", "step"):
                 self._board.add_scalar(f"{record['kind']}/{key}", value, record["step"])
+        if self._wandb is not None:
+            self._wandb.log({f"{record['kind']}/{key}": value for key, value in record.items() if key != "kind"})
 
     def draw(self, baselines):
         """Redraw curves.png: losses and metrics of the last evaluation against tokens; ``baselines``: {label: loss}."""
@@ -104,6 +113,8 @@ class Run:
         if self.writes:
             self._log.close()
             self._board.close()
+            if self._wandb is not None:
+                self._wandb.finish()
 
 
 def read_config(folder):
@@ -139,6 +150,8 @@ def begin(args):
     """Set up this process and refuse a --runs-dir that could not be written: its World."""
     if not args.no_save:
         check_parent(args.runs_dir)
+    if args.log == "wandb" and importlib.util.find_spec("wandb") is None:
+        raise RunError("--log wandb: the package is not installed; pip install wandb, or leave --log out")
     machine.keep_freed_memory()
     world = distributed.join(args.cpu)
     if not world.is_main:
