@@ -1,5 +1,6 @@
 """What a run says of itself: the log, profiles, estimates, comparisons."""
 import json
+import os
 import subprocess
 import sys
 
@@ -51,11 +52,12 @@ def test_a_dry_run_trains_nothing(corpus, cache, tmp_path, pretrain):
         assert word in result.out
 
 
+@pytest.mark.slow
 def test_wandb_offline(corpus, cache, tmp_path):
     pytest.importorskip("wandb")
     done = subprocess.run([sys.executable, ROOT / "main-pretrain.py",
                            *arguments(corpus, cache, tmp_path, SETTINGS, ["--log", "wandb"])], cwd=ROOT, text=True,
-                          capture_output=True, env={**__import__("os").environ, "WANDB_MODE": "offline", "WANDB_SILENT": "true"})
+                          capture_output=True, env={**os.environ, "WANDB_MODE": "offline", "WANDB_SILENT": "true"})
     assert done.returncode == 0, done.stderr
     run, = tmp_path.iterdir()
     written, = run.glob("wandb/offline-run-*/*.wandb")
