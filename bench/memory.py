@@ -37,7 +37,7 @@ def resident():
 
 
 def one_pass(model, seq_len, batch, attention, checkpointing, precision):
-    """Peak memory (bytes) and seconds of a forward and backward pass, beside what weights and gradients have taken before."""
+    """Peak memory (bytes) and seconds of a forward and backward pass, and what weights and gradients took before."""
     hps = settings(model, attention=attention, conv_kernel_size=None, max_position_embeddings=seq_len)
     built = new_model(hps).train()
     for p in built.parameters():
@@ -53,19 +53,21 @@ def one_pass(model, seq_len, batch, attention, checkpointing, precision):
 
 def activations(args):
     print(f"{args.model[0]}, {args.batch} x {args.seq_len} tokens, {args.attention}, {args.precision}, CPU\n")
-    print("| activation checkpointing | peak memory | of it beside weights and gradients | seconds a pass |\n|---|---|---|---|")
+    print("| activation checkpointing | peak memory | of it beside weights and gradients | seconds a pass |")
+    print("|---|---|---|---|")
     for flag in (False, True):
         call = [sys.executable, __file__, "pass", *sys.argv[2:], *["--checkpointing"] * flag]
         got = json.loads(subprocess.run(call, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()[-1])
-        print(f"| {'on' if flag else 'off'} | {got['peak'] / 2 ** 30:.2f} GiB | {(got['peak'] - got['still']) / 2 ** 30:.2f} GiB "
-              f"| {got['seconds']:.1f} |", flush=True)
+        peak, still = got["peak"] / 2 ** 30, got["still"] / 2 ** 30
+        print(f"| {'on' if flag else 'off'} | {peak:.2f} GiB | {peak - still:.2f} GiB | {got['seconds']:.1f} |", flush=True)
 
 
 def exchange(args):
     print("| model | numbers in the gradient | bytes an update |\n|---|---|---|")
     for name in args.model:
         with torch.device("meta"):
-            numbers = sum(p.numel() for p in new_model(settings(name, attention=args.attention, conv_kernel_size=None)).parameters())
+            model = new_model(settings(name, attention=args.attention, conv_kernel_size=None))
+        numbers = sum(p.numel() for p in model.parameters())
         print(f"| {name} | {numbers:,} | {4 * numbers:,} |")
 
 
@@ -91,7 +93,7 @@ def saving(args):
             size = sum(file.stat().st_size for file in path.iterdir())
         worst = max(seconds)
         print(f"{name}: {size / 1e6:,.0f} MB in {sorted(seconds)[len(seconds) // 2]:.2f} s (worst {worst:.2f} s); at "
-              f"save_every={hps.save_every} that is 5 % of the time where an update takes {worst / 0.05 / hps.save_every:.4f} s")
+              f"save_every={hps.save_every} that is 5 % of the time if an update takes {worst * 20 / hps.save_every:.4f} s")
 
 
 def main():

@@ -146,8 +146,8 @@ def test_fine_tuning_on_two_processes(corpus, cache, tmp_path):
                                  "learning_rate=1e-3", "hidden_dropout_prob=0.1") for part in ("--set", setting)]
     for ranks in (1, 2):
         ended = faults.train(["--task", "classify", "--init-from", str(checkpoint), "--data", str(table), "--cpu",
-                              "--tqdm-off", "--cache-dir", str(cache), "--runs-dir", str(tmp_path / str(ranks)), *sets], tmp_path,
-                             ranks=ranks, script="main-finetune.py")
+                              "--tqdm-off", "--cache-dir", str(cache), "--runs-dir", str(tmp_path / str(ranks)), *sets],
+                             tmp_path, ranks=ranks, script="main-finetune.py")
         for code, _, output in ended:
             assert code == 0, output
         assert ranks == 1 or not ended[1][2].strip()

@@ -155,3 +155,30 @@ def test_torchrun_restarts_by_itself(corpus, cache, tmp_path):
     assert process.returncode == 0, output
     run, = tmp_path.iterdir()
     assert "step 60/60" in output and (run / "metrics.json").exists()
+
+
+def test_fine_tuning_goes_on_by_itself(corpus, cache, tmp_path):
+    """Killed, and started again by the same command, to the same predictions; a finished run is not gone on with."""
+    assert faults.train(arguments(corpus, cache, tmp_path / "pretrained", SETTINGS), tmp_path)[0][0] == 0
+    checkpoint, = (tmp_path / "pretrained").iterdir()
+    lines = [line for line in (corpus / "00.txt").read_text().splitlines()]
+    table = tmp_path / "table.csv"
+    table.write_text("text,label\n" + "".join(f"{line},{'ab'[len(line) % 2]}\n" for line in lines))
+    sets = [part for setting in ("batch_size=4", "max_epochs=2", "save_every=2", "hidden_dropout_prob=0.1",
+                                 "precision=fp32") for part in ("--set", setting)]
+
+    def finetune(runs, kind=None, moment=0):
+        args = ["--task", "classify", "--init-from", str(checkpoint), "--data", str(table), "--cpu", "--tqdm-off",
+                "--cache-dir", str(cache), "--runs-dir", str(tmp_path / runs), "--resume", "auto", *sets]
+        return faults.train(args, tmp_path, kind, moment, script="main-finetune.py")[0]
+
+    def only(runs):
+        run, = (tmp_path / runs).iterdir()
+        return (run / "predictions.csv").read_text()
+
+    code, calls, output = finetune("whole")
+    assert code == 0, output
+    assert finetune("cut", "kill", calls // 2)[0] == -signal.SIGKILL
+    code, _, output = finetune("cut")
+    assert code == 0 and only("cut") == only("whole"), output
+    assert finetune("cut")[0] == 0 and len(list((tmp_path / "cut").iterdir())) == 2

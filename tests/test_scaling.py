@@ -67,7 +67,8 @@ class Task:
 def train(steps=12, task=None, scaler=None, dtype=None, model=None, **settings):
     """The trainer and its log after so many updates."""
     hps = SimpleNamespace(**vars(HPS["pretrain", "tiny"]))
-    vars(hps).update(max_steps=steps, warmup_steps=2, log_every=1, eval_every=1000, seq_len=64, precision="fp32", **settings)
+    vars(hps).update(max_steps=steps, warmup_steps=2, log_every=1, eval_every=1000, seq_len=64, precision="fp32",
+                     **settings)
     trainer = Trainer(task or Task(), model or model_of(), None, hps, World(0, 1, CPU), quiet=True)
     trainer.scaler, trainer.dtype = scaler or trainer.scaler, dtype
     log = []

@@ -1,7 +1,6 @@
 """What an update spends its time on, and what a run would cost."""
 import time
 
-import torch
 from torch.profiler import ProfilerActivity, profile
 
 from trainer.machine import autocast, peak_memory
@@ -27,7 +26,8 @@ def profiled(updates, count, device, path):
         print(f"{count} updates profiled, trace in {path}; the five costliest operations:")
         for row in rows[:5]:
             spent = getattr(row, where)
-            print(f"  {spent / total:6.1%}  {spent / 1000 / count:9.2f} ms an update  {row.count:7,} calls  {row.key}", flush=True)
+            print(f"  {spent / total:6.1%}  {spent / 1000 / count:9.2f} ms an update  {row.count:7,} calls  {row.key}",
+                  flush=True)
     yield from updates
 
 
@@ -56,8 +56,8 @@ def estimate(trainer, tokens_an_epoch):
             f"{hps.max_steps:,} updates of {hps.batch_size:,} sequences",
             f"memory:          about {memory / 2 ** 30:.2f} GiB a process (peak of a micro-batch of "
             f"{len(moved['input_ids'])} sequences, and the optimiser's {4 * slots * parameters / 2 ** 30:.2f} GiB)",
-            f"time:            about {_words(update * hps.max_steps)} ({seconds:.3g} s a micro-batch, {passes:,} an update, on "
-            f"{trainer.world.size} process{'es' * (trainer.world.size > 1)}; evaluation, saving and exchange not counted)"]
+            f"time:            about {_words(update * hps.max_steps)} ({seconds:.3g} s a micro-batch, {passes:,} an "
+            f"update, processes: {trainer.world.size}; evaluation, saving and exchange not counted)"]
 
 
 def _words(seconds):
