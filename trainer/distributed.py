@@ -1,5 +1,4 @@
 """The processes of a run, as ``torchrun`` starts them; one process where it does not."""
-import functools
 import os
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,19 +10,6 @@ import torch.distributed as dist
 from trainer.errors import RunError
 
 _PATIENCE = timedelta(days=2)          # of what waits for text to be prepared; the exchange of gradients has PyTorch's
-
-
-def _with_peers(exchange):
-    """A method that talks to the other processes: RunError where one of them is gone."""
-    @functools.wraps(exchange)
-    def guarded(self, *args):
-        try:
-            return exchange(self, *args)
-        except RuntimeError as error:              # gloo raises it bare, NCCL a subclass
-            reason = str(error).strip().partition("\n")[0]
-            raise RunError(f"process {self.rank} of {self.size} has lost another one, which was killed or has failed "
-                           f"({reason}); what was saved before is untouched: go on with --resume") from None
-    return guarded
 
 
 @dataclass(frozen=True)
@@ -38,23 +24,23 @@ class World:
     def is_main(self):
         return self.rank == 0
 
-    @_with_peers
     def sum(self, values):
         """Sums of a list of numbers over all processes: float64, so that token counts stay exact."""
         values = list(values)
         if self.size == 1:
             return values
         tensor = torch.tensor(values, dtype=torch.float64, device=self.device)
-        dist.all_reduce(tensor)
+        with self._others_there():
+            dist.all_reduce(tensor)
         return tensor.tolist()
 
-    @_with_peers
     def gather(self, items):
         """The items of all processes in one list."""
         if self.size == 1:
             return list(items)
         parts = [None] * self.size
-        dist.all_gather_object(parts, items, group=self.patient)
+        with self._others_there():
+            dist.all_gather_object(parts, items, group=self.patient)
         return [item for part in parts for item in part]
 
     def from_main(self, make):
@@ -62,7 +48,6 @@ class World:
         made, = self.gather([make()] if self.is_main else [])
         return made
 
-    @_with_peers
     def sum_gradients(self, params):
         """Add up the gradients of all processes in one exchange; a process without a micro-batch adds zeros."""
         if self.size == 1:
@@ -71,7 +56,8 @@ class World:
             if p.grad is None:
                 p.grad = torch.zeros_like(p)
         flat = torch.cat([p.grad.flatten() for p in params])
-        dist.all_reduce(flat)
+        with self._others_there():
+            dist.all_reduce(flat)
         for p, grad in zip(params, flat.split([p.numel() for p in params])):
             p.grad.copy_(grad.view_as(p))
 
@@ -86,10 +72,20 @@ class World:
             if self.is_main:
                 self.barrier()
 
-    @_with_peers
     def barrier(self):
         if self.size > 1:
-            dist.barrier(group=self.patient)
+            with self._others_there():
+                dist.barrier(group=self.patient)
+
+    @contextmanager
+    def _others_there(self):
+        """RunError where another process is gone."""
+        try:
+            yield
+        except RuntimeError as error:              # gloo raises it bare, NCCL a subclass
+            reason = str(error).strip().partition("\n")[0]
+            raise RunError(f"process {self.rank} of {self.size} has lost another one, which was killed or has failed "
+                           f"({reason}); what was saved before is untouched: go on with --resume") from None
 
 
 def join(cpu=False):

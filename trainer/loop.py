@@ -180,10 +180,11 @@ class Trainer:
         speed, hps = tokens / clock.seconds, self.hps
         flops = flops_per_token(self.model.config, hps.seq_len, getattr(hps, "mask_prob", 0.0))
         record = {"kind": "train", "step": self.step, "tokens": self.tokens, **scores,
-                  "learning_rate": self.optimizers[-1].param_groups[0]["lr"], "gradient_norm": float(norm),
-                  "loss_scale": self.scaler.scale, "skipped_steps": int(window.get("skipped", 0)),
-                  "tokens_per_second": speed, "mfu": speed * flops / self._peak_flops,
-                  "data_wait_share": clock.waited / clock.seconds, "peak_memory": peak_memory(self.world.device)}
+                  "learning_rate": self.optimizers[-1].param_groups[0]["lr"],
+                  **({"gradient_norm": float(norm)} if math.isfinite(norm) else {}), "loss_scale": self.scaler.scale,
+                  "skipped_steps": int(window.get("skipped", 0)), "tokens_per_second": speed,
+                  "mfu": speed * flops / self._peak_flops, "data_wait_share": clock.waited / clock.seconds,
+                  "peak_memory": peak_memory(self.world.device)}
         self.run.log(record)
         words = f"{_words(scores)}  lr {record['learning_rate']:.2e}  {speed:,.0f} tokens/s"
         bar.set_postfix_str(words)
