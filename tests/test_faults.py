@@ -157,6 +157,7 @@ def test_torchrun_restarts_by_itself(corpus, cache, tmp_path):
     assert "step 60/60" in output and (run / "metrics.json").exists()
 
 
+@pytest.mark.slow
 def test_fine_tuning_goes_on_by_itself(corpus, cache, tmp_path):
     """Killed, and started again by the same command, to the same predictions; a finished run is not gone on with."""
     assert faults.train(arguments(corpus, cache, tmp_path / "pretrained", SETTINGS), tmp_path)[0][0] == 0
