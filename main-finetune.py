@@ -16,14 +16,15 @@ from data.tokenizer import load_tokenizer, save_tokenizer
 from hps import HPS, SettingError, check, override
 from trainer import checkpoints, machine
 from trainer.classification import Classification, MultiLabel, Regression
-from trainer.command import DEFAULT_CACHE, add_process_flags, how_to_call, how_to_resume, leave_with, refuse_changes
+from trainer.command import (DEFAULT_CACHE, add_process_flags, digest_of, how_to_call, how_to_resume, leave_with,
+                             refuse_changes, resume_auto)
 from trainer.errors import RunError
 from trainer.initial import adapted_model, check_vocabulary, freeze
 from trainer.finetuning import plan_steps
 from trainer.loop import Trainer
 from trainer.questions import SpanAnswering
 from trainer.results import finish, table
-from trainer.run import Run, begin, read_config
+from trainer.run import Run, begin, read_config, settings_of
 from trainer.tagging import Tagging
 
 # Flags that decide what is trained; they are kept in the run's config.json. The others say how this process runs.
@@ -70,7 +71,7 @@ def settings(args):
     """Flags and hyperparameters of the training, of the run to resume or of a new one, and the keys that were set."""
     given = {name: value for name, value in vars(args).items() if name in TRAINING_FLAGS}
     given |= {name: os.path.abspath(os.path.expanduser(given[name])) for name in ("data", "dev") if given.get(name)}
-    if args.resume:
+    if args.resume not in (None, "auto"):
         return resumed_settings(Path(args.resume), given, args.set)
     flags = SimpleNamespace(**TRAINING_FLAGS | given)
     if flags.task not in TASKS:
@@ -92,9 +93,8 @@ def resumed_settings(folder, given, assignments):
         raise RunError(f"--resume {folder}: not a run of {Path(__file__).name}")
     if (folder / "metrics.json").exists():
         raise RunError(f"--resume {folder}: the run is finished, see its metrics.json; to train on from it: --init-from")
-    flags = SimpleNamespace(**{name: config[name] for name in TRAINING_FLAGS})
-    defaults = vars(HPS[f"finetune-{flags.task}", flags.model])
-    hps = SimpleNamespace(**{key: config.get(key, value) for key, value in defaults.items()})
+    flags = settings_of(folder, config, TRAINING_FLAGS)
+    hps = settings_of(folder, config, vars(HPS[f"finetune-{flags.task}", flags.model]))
     keys = override(hps, assignments)
     check(hps)
     refuse_changes(folder, config, given | {key: getattr(hps, key) for key in keys})
@@ -117,10 +117,11 @@ def variants(args, hps, keys):
 def finetune(args, flags, hps, keys, data, world):
     """One run. Returns its trainer, its folder and the held-out scores of its best step, None if it was stopped."""
     model_class, task_class, problem = KINDS[data.kind]
+    asked = digest_of(flags, hps)
     folder = Path(args.resume) if args.resume else checkpoint_folder(flags.init_from)
     tokenizer = load_tokenizer(folder)
     if args.resume:
-        path, state = checkpoints.newest(folder / "checkpoints")
+        path, state = world.from_main(lambda: checkpoints.newest(folder / "checkpoints"))
         model, changes = model_class.from_pretrained(path), []
     else:
         config = read_model_config(folder)
@@ -144,18 +145,19 @@ def finetune(args, flags, hps, keys, data, world):
         plan_steps(hps, len(train))
         check(hps)
     task = task_class(data, train, dev, hps, world)
-    trainer = Trainer(task, model, tokenizer, hps, world, args.tqdm_off or not world.is_main)
+    trainer = Trainer(task, model, tokenizer, hps, world, args.tqdm_off or not world.is_main, args.profile)
     if args.resume:
-        if read_config(folder)["fingerprint"] != data.fingerprint():
+        if read_config(folder).get("fingerprint") != data.fingerprint():
             raise RunError(f"--resume {folder}: the data has changed since the run began; start a new run")
         trainer.restore(path, state)
-        run = Run(folder, state["step"], writes=world.is_main)
+        run = Run(folder, state["step"], world.is_main, args.log)
     elif args.no_save:
         run = Run(None)
     else:
         config = {**vars(hps), **vars(flags), "kind": data.kind, "inputs": list(data.train.inputs),
-                  "fingerprint": data.fingerprint()}
-        run = Run.create(args.runs_dir, f"finetune-{flags.task}", config, machine.environment(world.device), world)
+                  "fingerprint": data.fingerprint(), "asked": asked}
+        run = Run.create(args.runs_dir, f"finetune-{flags.task}", config, machine.environment(world.device), world,
+                         args.log)
         if world.is_main:
             save_tokenizer(tokenizer, run.path)
     if world.is_main:
@@ -174,6 +176,8 @@ def main():
     args = parse_arguments()
     flags, hps, keys = settings(args)
     world = begin(args)
+    if resume_auto(args, world, f"finetune-{flags.task}", digest_of(flags, hps)):
+        flags, hps, keys = settings(args)
     data = read_task(flags.task, flags.data, flags.dev, flags.text, flags.text_pair, flags.label, flags.small)
     if args.no_save:
         data.test = {}

@@ -2,6 +2,7 @@
 import argparse
 import os
 import shlex
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,12 +15,14 @@ from data.sources import NAMED_SOURCES, open_source
 from data.tokenizer import save_tokenizer, special_ids
 from hps import HPS, SettingError, check, override
 from trainer import checkpoints, machine
-from trainer.command import DEFAULT_CACHE, add_process_flags, how_to_call, how_to_resume, leave_with, refuse_changes
+from trainer.command import (DEFAULT_CACHE, add_process_flags, digest_of, how_to_call, how_to_resume, leave_with,
+                             refuse_changes, resume_auto)
 from trainer.errors import RunError
 from trainer.initial import adapted_model, new_model
 from trainer.loop import Trainer
 from trainer.pretraining import Pretraining
-from trainer.run import Run, begin, read_config
+from trainer.profiling import estimate
+from trainer.run import Run, begin, read_config, settings_of
 
 # Flags that decide what is trained; they are kept in the run's config.json. The others say how this process runs.
 TRAINING_FLAGS = dict(model="base", data=None, text_field="text", documents="file", small=False, tokenizer=None,
@@ -43,6 +46,8 @@ def parse_arguments():
                         help="go on from a run folder, or a folder or hub name in the Hugging Face layout")
     parser.add_argument("--preprocess", help="fast, or native: text to batches in plain Python, the same and slower "
                                              "(default: fast)")
+    parser.add_argument("--dry-run", action="store_true", default=False,
+                        help="build everything, say what the run would take, and stop")
     add_process_flags(parser)
     args = parser.parse_args()
     if args.resume and args.no_save:
@@ -55,7 +60,7 @@ def settings(args):
     given = {name: value for name, value in vars(args).items() if name in TRAINING_FLAGS}
     if "data" in given:
         given["data"] = [absolute(name) for name in given["data"]]
-    if args.resume:
+    if args.resume not in (None, "auto"):
         return resumed_settings(args, given)
     flags = SimpleNamespace(**TRAINING_FLAGS | given)
     if flags.preprocess not in PIPELINES:
@@ -78,11 +83,11 @@ def absolute(name):
 
 def resumed_settings(args, given):
     folder = args.resume
-    config = TRAINING_FLAGS | read_config(folder)
-    args.cpu = args.cpu or config["cpu"]
-    args.cache_dir = args.cache_dir or config["cache_dir"]
-    flags = SimpleNamespace(**{name: config[name] for name in TRAINING_FLAGS})
-    hps = SimpleNamespace(**{key: config.get(key, value) for key, value in vars(HPS["pretrain", flags.model]).items()})
+    config = read_config(folder)
+    process = settings_of(folder, config, dict(cpu=False, cache_dir=DEFAULT_CACHE))
+    args.cpu, args.cache_dir = args.cpu or process.cpu, args.cache_dir or process.cache_dir
+    flags = settings_of(folder, config, TRAINING_FLAGS)
+    hps = settings_of(folder, config, vars(HPS["pretrain", flags.model]))
     keys = override(hps, args.set)
     check(hps)
     refuse_changes(folder, config, given | {key: getattr(hps, key) for key in keys})
@@ -94,37 +99,44 @@ def main():
     args = parse_arguments()
     flags, hps, keys = settings(args)
     world = begin(args)
+    asked = digest_of(flags, hps)
+    if resume_auto(args, world, "pretrain", asked):
+        flags, hps, keys = settings(args)
     quiet = args.tqdm_off or not world.is_main
     pipeline = PIPELINES[flags.preprocess]
 
     if flags.init_from:
         read_model_config(checkpoint_folder(flags.init_from))           # its faults are told before any text is read
     source = open_source(flags.data, text_field=flags.text_field, documents=flags.documents, small=flags.small)
-    with world.main_first():
-        vocabulary = flags.tokenizer or flags.init_from and checkpoint_folder(flags.init_from)
-        store, tokenizer = pipeline.prepare(source, args.cache_dir or DEFAULT_CACHE, tokenizer=vocabulary,
-                                            kind=hps.tokenizer_kind, vocab_size=hps.vocab_size, seed=hps.seed,
-                                            num_workers=torch.get_num_threads(), progress=not quiet,
-                                            announce=world.is_main)
+    vocabulary = flags.tokenizer or flags.init_from and checkpoint_folder(flags.init_from)
+    store, tokenizer = pipeline.prepare(source, args.cache_dir or DEFAULT_CACHE, tokenizer=vocabulary,
+                                        kind=hps.tokenizer_kind, vocab_size=hps.vocab_size, seed=hps.seed,
+                                        num_workers=torch.get_num_threads(), progress=not quiet,
+                                        announce=world.is_main, world=world)
     hps.vocab_size = tokenizer.get_vocab_size()
     if args.resume:
-        path, state = newest_of(args.resume, store)
+        path, state = world.from_main(lambda: newest_of(args.resume, store))
         model, changes = AlbertForPretraining.from_pretrained(path), []
     elif flags.init_from:
         model, changes = adapted_model(flags.init_from, tokenizer, hps, keys)
     else:
         model, changes = new_model(hps), []
     task = Pretraining(store, tokenizer, hps, world, pipeline)
-    trainer = Trainer(task, model, tokenizer, hps, world, quiet)
+    trainer = Trainer(task, model, tokenizer, hps, world, quiet, args.profile)
+    if args.dry_run:
+        lines = estimate(trainer, int(task.train.plan(0).length.sum()))
+        if world.is_main:
+            print(*lines, sep="\n")
+        return 0
     if args.resume:
         trainer.restore(path, state)
-        run = Run(Path(args.resume), state["step"], writes=world.is_main)
+        run = Run(Path(args.resume), state["step"], world.is_main, args.log)
     elif args.no_save:
         run = Run(None)
     else:
         config = {"task": "pretrain", **vars(flags), **vars(hps), "store": store.path.name,
-                  "cache_dir": str(store.path.parent), "cpu": args.cpu}
-        run = Run.create(args.runs_dir, "pretrain", config, machine.environment(world.device), world)
+                  "cache_dir": str(store.path.parent), "cpu": args.cpu, "asked": asked}
+        run = Run.create(args.runs_dir, "pretrain", config, machine.environment(world.device), world, args.log)
         if world.is_main:
             save_tokenizer(tokenizer, run.path)
     if world.is_main:
@@ -145,7 +157,7 @@ def main():
 
 def newest_of(run, store):
     """Path and state of the newest good checkpoint of a run that was trained on this store."""
-    if read_config(run)["store"] != store.path.name:
+    if read_config(run).get("store") != store.path.name:
         raise RunError(f"--resume {run}: the text has changed since the run began; start a new run without --resume")
     return checkpoints.newest(Path(run) / "checkpoints")
 
@@ -157,6 +169,9 @@ def report(flags, run, task, trainer, scores):
         return
     print(f"\n{task.summary(scores)}")
     if run.path is not None:
+        checkpoints.write_json(run.path / "metrics.json", {
+            "task": "pretrain", "command": shlex.join(sys.argv), "best_step": trainer.best["step"], "steps": trainer.step,
+            "seed": trainer.hps.seed, "dev": scores})
         mask = trainer.tokenizer.id_to_token(special_ids(trainer.tokenizer).mask)
         print(f"run folder:  {run.path}\ncurves:      {run.path / 'curves.png'}\nask it:\n"
               f"  {how_to_call('main-inference.py')} {shlex.quote(str(run.path))} 'the {mask} of the file'")

@@ -19,6 +19,15 @@ BERT_DEFAULTS = dict(
     share="none", sentence_objective="nsp",
 )
 
+# Bounds of what a file may ask for: every product of two sizes is a size that PyTorch can express.
+MOST, MOST_LAYERS = 1 << 30, 1000
+
+
+def shown(value) -> str:
+    """A value in a message of one line."""
+    return f"{type(value).__name__} of {value.bit_length()} bits" if isinstance(value, int) and abs(value) > 1 << 64 else (
+        repr(value)[:100])
+
 
 @dataclass
 class AlbertConfig:
@@ -72,7 +81,12 @@ class AlbertConfig:
         if self.classifier_dropout_prob is None:
             self.classifier_dropout_prob = self.hidden_dropout_prob if self.model_type == "bert" else 0.1
         if self.id2label is not None:
-            self.id2label = {int(index): label for index, label in self.id2label.items()}
+            try:
+                self.id2label = {int(index): label for index, label in self.id2label.items()}
+            except (AttributeError, ValueError):
+                raise ModelError("id2label: expected an object of names by number") from None
+            if sorted(self.id2label) != list(range(len(self.id2label))):
+                raise ModelError(f"id2label: expected names for 0 to {len(self.id2label) - 1}")
             self.num_labels = len(self.id2label)
         self._validate()
 
@@ -80,16 +94,17 @@ class AlbertConfig:
         for key, choices in CHOICES.items():
             if getattr(self, key) not in choices:
                 expected = ", ".join(str(choice) for choice in choices)
-                raise ModelError(f"{key}={getattr(self, key)!r}: expected one of {expected}")
+                raise ModelError(f"{key}={shown(getattr(self, key))}: expected one of {expected}")
         for field in fields(self):
             value = getattr(self, field.name)
             if field.type in (int, int | None) and value is not None:
                 least = 0 if field.name in ("conv_kernel_size", "pad_token_id", "pinv_iterations") else 1
-                if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                    raise ModelError(f"{field.name}={value!r}: expected a whole number of at least {least}")
+                most = MOST_LAYERS if field.name in ("num_hidden_layers", "inner_group_num") else MOST
+                if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+                    raise ModelError(f"{field.name}={shown(value)}: expected a whole number from {least} to {most:,}")
             elif field.type in (float, float | None):
-                if not isinstance(value, (int, float)) or isinstance(value, bool) or not value >= 0:
-                    raise ModelError(f"{field.name}={value!r}: expected a number of at least 0")
+                if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value <= MOST:
+                    raise ModelError(f"{field.name}={shown(value)}: expected a number from 0 to {MOST:,}")
                 if field.name.endswith("dropout_prob") and value >= 1:
                     raise ModelError(f"{field.name}={value!r}: expected a probability below 1")
         if self.hidden_size % self.num_attention_heads:

@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from albert.attention import build_attention
 from albert.config import AlbertConfig
@@ -76,13 +77,24 @@ class Encoder(nn.Module):
         self.norm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps) if pre_norm else None
         self.steps = list(zip(layer_indices(config, config.attention_groups),
                               layer_indices(config, config.ffn_groups)))
+        self.activation_checkpointing = False
 
     def forward(self, hidden: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-        """hidden (B, T, H) and mask (B, T), true = token, to (B, T, H)."""
-        for attention, feed_forward in self.steps:
-            hidden = self.attention[attention](hidden, mask)
-            hidden = self.feed_forward[feed_forward](hidden)
+        """hidden (B, T, H) and mask (B, T), true = token, to (B, T, H).
+
+        With `activation_checkpointing` only each step's input is kept for the backward pass, which computes the step
+        again, with the same dropout (Chen et al. 2016): less memory, a third more time, the same gradients.
+        """
+        for step in self.steps:
+            if self.activation_checkpointing and torch.is_grad_enabled():
+                hidden = checkpoint(self._step, step, hidden, mask, use_reentrant=False)
+            else:
+                hidden = self._step(step, hidden, mask)
         return hidden if self.norm is None else self.norm(hidden)
+
+    def _step(self, step: tuple[int, int], hidden: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        attention, feed_forward = step
+        return self.feed_forward[feed_forward](self.attention[attention](hidden, mask))
 
 
 def layer_indices(config: AlbertConfig, groups: int) -> list[int]:

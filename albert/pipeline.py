@@ -7,7 +7,6 @@ A pipeline takes one input, or a list of them, and returns a dictionary, or a li
 is a text or, for the tasks of several texts, a tuple of them. A text that is longer than the model is read in windows
 that overlap by a quarter; "windows" says in how many. An empty input is answered by an empty dictionary.
 """
-import json
 import logging
 import re
 from collections.abc import Iterable, Iterator
@@ -20,7 +19,7 @@ from albert.config import AlbertConfig
 from albert.errors import ModelError
 from albert.models import (Albert, AlbertForMultipleChoice, AlbertForPretraining, AlbertForQuestionAnswering,
                            AlbertForSequenceClassification, AlbertForTokenClassification)
-from albert.pretrained import checkpoint_folder, head_of, read_config, read_weights
+from albert.pretrained import checkpoint_folder, head_of, read_config, read_json, read_weights
 
 OVERLAP = 0.25            # of a window with the next
 BATCH_TOKENS = 4096       # tokens a forward pass, padding included
@@ -507,7 +506,7 @@ def _abilities(folder: Path, config: AlbertConfig) -> tuple[str, ...]:
 def _of_run(folder: Path, name: str) -> dict:
     """A JSON file of the run that a checkpoint belongs to; empty where it belongs to none."""
     file = folder.parents[1] / name if folder.parent.name == "checkpoints" else folder / "no run"
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return read_json(file) if file.is_file() else {}
 
 
 def _is_regression(config: AlbertConfig) -> bool:

@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from albert.checksums import SUMS, check_sums
 from albert.config import AlbertConfig
 from albert.errors import ModelError
 from albert.names import ARCHITECTURES, EXTENDED_SUFFIX, disk_name, expressible, plain_name
@@ -42,7 +43,7 @@ class PretrainedModel(nn.Module):
     def from_pretrained(cls, path: str | os.PathLike, **changes):
         """Read a model, in evaluation mode, in float32 (float64 stays).
 
-        path: a run folder (its newest complete checkpoint), a checkpoint folder, or a folder or hub name in
+        path: a run folder (its newest undamaged checkpoint), a checkpoint folder, or a folder or hub name in
         the Hugging Face layout. changes: configuration keys that differ from the folder's, out of
         `CHANGEABLE`; with new labels a classifier for another number of them is begun anew. A head that the
         folder lacks is initialised, which is logged. On CPU the weights are the file's own pages.
@@ -110,9 +111,14 @@ def checkpoint_folder(path: str | os.PathLike) -> Path:
         steps = {int(step[1]): child for child in (folder / "checkpoints").iterdir()
                  if (step := re.fullmatch(r"step-(\d+)", child.name)) and (child / "config.json").is_file()
                  and (child / "model.safetensors").is_file()}
-        if not steps:
-            raise ModelError(f"{folder}: no complete checkpoint in this run folder")
-        return steps[max(steps)]
+        for step in sorted(steps, reverse=True):
+            try:
+                if (steps[step] / SUMS).is_file():
+                    check_sums(steps[step], leave_out=("training_state.safetensors",))
+                return steps[step]
+            except ModelError as fault:
+                logger.warning("passing over a damaged checkpoint: %s", fault)
+        raise ModelError(f"{folder}: no complete checkpoint in this run folder")
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise ModelError(f"{folder}: no model here, neither config.json nor checkpoints/")
@@ -145,12 +151,7 @@ def read_config(folder: Path, **changes) -> AlbertConfig:
     file = folder / "config.json"
     if fixed := sorted(set(changes) - set(CHANGEABLE)):
         raise ModelError(f"{fixed[0]} is fixed by the checkpoint; what can change is {', '.join(CHANGEABLE)}")
-    try:
-        mapping = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ModelError(f"{file}: not JSON: {error}") from error
-    if not isinstance(mapping, dict):
-        raise ModelError(f"{file}: expected a JSON object")
+    mapping = read_json(file)
     for key, expected in (("position_embedding_type", "absolute"), ("is_decoder", False),
                           ("add_cross_attention", False), ("tie_word_embeddings", True)):
         if mapping.get(key, expected) != expected:
@@ -167,10 +168,24 @@ def read_config(folder: Path, **changes) -> AlbertConfig:
         raise ModelError(f"{file}: {error}") from error
 
 
+def read_json(file: Path) -> dict:
+    """The object in a JSON file. Raises ModelError for anything else."""
+    try:
+        mapping = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:       # the latter: nested too deep
+        raise ModelError(f"{file}: not JSON: {error}") from None
+    except OSError as error:
+        raise ModelError(f"{file}: {error.strerror}") from None
+    if not isinstance(mapping, dict):
+        raise ModelError(f"{file}: expected a JSON object")
+    return mapping
+
+
 def head_of(folder: Path) -> str:
     """The head that config.json names, such as "sequenceclassification"; "" for none."""
-    names = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("architectures") or [""]
-    return str(names[0]).rpartition("For")[2].lower() if "For" in str(names[0]) else ""
+    names = read_json(folder / "config.json").get("architectures")
+    name = str(names[0]) if isinstance(names, list) and names else ""
+    return name.rpartition("For")[2].lower() if "For" in name else ""
 
 
 def config_json(model: PretrainedModel) -> dict:
@@ -204,11 +219,13 @@ def read_weights(folder: Path) -> dict[str, torch.Tensor]:
     if files[0].suffix != ".json":
         return read_weight_file(files[0])
     try:
-        shards = sorted(set(json.loads(files[0].read_text(encoding="utf-8"))["weight_map"].values()))
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        shards = sorted(set(read_json(files[0])["weight_map"].values()))
+    except (KeyError, AttributeError, TypeError) as error:
         raise ModelError(f"{files[0]}: not an index of weight files") from error
-    weights = {}
+    weights, suffix = {}, Path(files[0].name.removesuffix(".index.json")).suffix
     for shard in shards:
+        if not isinstance(shard, str) or Path(shard).name != shard or Path(shard).suffix != suffix:
+            raise ModelError(f"{files[0]}: names {shard!r}, which is not a {suffix} file of this folder")
         if not (folder / shard).is_file():
             raise ModelError(f"{files[0]}: names {shard}, which is not in the folder")
         weights |= read_weight_file(folder / shard)

@@ -12,7 +12,8 @@ import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from itertools import chain
+from contextlib import ExitStack
+from itertools import chain, cycle
 from pathlib import Path
 from queue import SimpleQueue
 from typing import NamedTuple
@@ -156,6 +157,30 @@ def encode_blocks(blocks: Iterable[list], tokenizer: Tokenizer, num_workers: int
         threads.shutdown(cancel_futures=True)
         for worker in workers:
             worker.process.communicate()
+
+
+def write_part(path: Path, blocks: Iterable[EncodedBlock]) -> None:
+    """Keep encoded blocks in a file; without a block the file is empty."""
+    with open(path, "wb") as file:
+        for block in blocks:
+            file.write(HEADER.pack(*map(len, block)))
+            for array in block:
+                file.write(array.data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_parts(paths: list[Path], dtype: str) -> Iterator[EncodedBlock]:
+    """The blocks of files that hold every n-th block each, in the order of the text."""
+    types = (np.dtype(dtype), np.dtype("<i8"), np.dtype("<i8"))
+    with ExitStack() as stack:
+        files = [stack.enter_context(open(path, "rb")) for path in paths]
+        for file in cycle(files):
+            header = file.read(HEADER.size)
+            if not header:
+                return
+            yield EncodedBlock(*(np.frombuffer(file.read(count * kind.itemsize), kind)
+                                 for count, kind in zip(HEADER.unpack(header), types)))
 
 
 class Worker:

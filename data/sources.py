@@ -32,7 +32,7 @@ def open_source(
     """
     if documents not in DOCUMENTS:
         raise DataError(f"--documents {documents}: unknown; choose from {', '.join(DOCUMENTS)}")
-    if isinstance(names, str) or not names:
+    if isinstance(names, str) or not isinstance(names, Sequence) or not names:
         raise DataError(f"--data {names!r}: expected one or more names, such as pydocs or a folder")
     parts = []
     for name in names:

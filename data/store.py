@@ -7,23 +7,27 @@ import contextlib
 import errno
 import fcntl
 import hashlib
+import itertools
 import json
 import os
 import shutil
 import uuid
 from collections.abc import Iterable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 from tokenizers import Tokenizer
 from tqdm import tqdm
 
-from data.blocks import EncodedBlock, encode_blocks, paragraph_blocks, token_dtype
+from data.blocks import EncodedBlock, encode_blocks, paragraph_blocks, read_parts, token_dtype, write_part
 from data.errors import DataError
 from data.sentences import SPLITTER
 from data.tokenizer import load_tokenizer, save_tokenizer, special_ids, train_tokenizer
 
 FORMAT = 1
+ALONE = SimpleNamespace(rank=0, size=1, is_main=True, barrier=lambda: None, from_main=lambda make: make(),
+                        main_first=contextlib.nullcontext)
 
 
 class Store:
@@ -76,36 +80,53 @@ class Store:
 
 
 def prepare(source, cache_dir, *, tokenizer: str | None, kind: str, vocab_size: int, seed: int,
-            num_workers: int, progress: bool = True, announce: bool = True) -> tuple[Store, Tokenizer]:
+            num_workers: int, progress: bool = True, announce: bool = True,
+            world=ALONE) -> tuple[Store, Tokenizer]:
     """Tokenise `source` into a store in `cache_dir`, or open the one that is there already.
 
     tokenizer: path of one (see `load_tokenizer`), or None to train one of `kind` ("unigram", "wordpiece")
     and `vocab_size` on the source. num_workers: tokenising processes, 0 for none but this; the result
-    does not depend on it. announce: print one line with the counts. DataError for an empty source, a
+    does not depend on it. announce: print one line with the counts. world: the processes that share the
+    work, each called with the same arguments and a `cache_dir` that all of them see (`trainer.distributed`);
+    each tokenises its part of the blocks, the first one puts them together. DataError for an empty source, a
     tokenizer that lacks a special token, or a full disk.
     """
     cache_dir = Path(cache_dir).expanduser()
     with _disk_errors(cache_dir):
         cache_dir.mkdir(parents=True, exist_ok=True)
     if tokenizer is None:
-        vocabulary = _trained_tokenizer(source, cache_dir, kind, vocab_size, seed, progress)
+        with world.main_first():
+            vocabulary = _trained_tokenizer(source, cache_dir, kind, vocab_size, seed, progress)
     else:
         vocabulary = load_tokenizer(tokenizer)
     special_ids(vocabulary)              # refuses a tokenizer without them before the text is read
     content = hashlib.sha256(vocabulary.to_str().encode()).hexdigest()
     path = cache_dir / f"store-{_digest(source.fingerprint(), content, FORMAT, SPLITTER)}"
-    store = _open_whole(path)
-    built = store is None
+    built = world.from_main(lambda: _open_whole(path) is None)
     if built:
+        meta = {"format": FORMAT, "source": source.name, "vocab_size": vocabulary.get_vocab_size(),
+                "token_dtype": token_dtype(vocabulary).str, "tokenizer_sha256": content, "splitter": SPLITTER}
         blocks = paragraph_blocks(_with_bar(source, "tokenising", progress))
-        encoded = encode_blocks(blocks, vocabulary, num_workers)
-        with contextlib.closing(encoded), _temporary_folder(cache_dir) as folder:
-            meta = {"format": FORMAT, "source": source.name, "vocab_size": vocabulary.get_vocab_size(),
-                    "token_dtype": token_dtype(vocabulary).str, "tokenizer_sha256": content,
-                    "splitter": SPLITTER}
-            _write_store(encoded, folder, meta, cache_dir)
-            _publish(folder, path, cache_dir)
-        store = Store.open(path)
+        with contextlib.ExitStack() as stack:
+            folder = world.from_main(lambda: stack.enter_context(_temporary_folder(cache_dir)))
+            if not folder.is_dir():
+                raise DataError(f"--cache-dir {cache_dir}: the machine of process {world.rank} does not see what the "
+                                "first process writes there; name a folder that all machines share")
+            if world.size > 1:
+                blocks = itertools.islice(blocks, world.rank, None, world.size)
+            encoded = stack.enter_context(contextlib.closing(encode_blocks(blocks, vocabulary, num_workers)))
+            if world.size > 1:
+                with _disk_errors(cache_dir):
+                    write_part(folder / f"part-{world.rank}", encoded)
+                world.barrier()
+                encoded = read_parts([folder / f"part-{rank}" for rank in range(world.size)], meta["token_dtype"])
+            if world.is_main:
+                _write_store(encoded, folder, meta, cache_dir)
+                for part in folder.glob("part-*"):
+                    part.unlink()
+                _publish(folder, path, cache_dir)
+        world.barrier()
+    store = Store.open(path)
     if announce:
         print(f"{source.name}: {store.num_documents:,} documents, {store.num_sentences:,} sentences, "
               f"{store.num_tokens:,} tokens of {vocabulary.get_vocab_size():,} pieces"

@@ -292,6 +292,6 @@ def _read_bert_vocabulary(path: Path) -> Tokenizer:
         return bert_tokenizer({piece: index for index, piece in enumerate(pieces)},
                               settings.get("do_lower_case", True), settings.get("strip_accents"),
                               settings.get("tokenize_chinese_chars", True))
-    except ValueError as error:         # DataError, and what decoding and JSON raise
+    except (ValueError, RecursionError, AttributeError, TypeError) as error:    # DataError, what decoding and JSON raise
         raise DataError(f"{path}: {error}") from None
 

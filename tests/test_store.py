@@ -1,4 +1,5 @@
 """Token store: against encoding each sentence by itself; built by any number of processes; never half."""
+import contextlib
 import fcntl
 import hashlib
 import json
@@ -8,7 +9,9 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -338,3 +341,87 @@ def test_memory_stays_flat(tokenizer_folder, tmp_path):
     size, memory = run.stdout.splitlines()[-1].split(maxsplit=1)
     parent, worker = json.loads(memory)
     assert int(size) > 150e6 and (parent + 2 * worker) * 1024 < 1e9
+
+
+class Together:
+    """A world of threads."""
+
+    def __init__(self, rank, size, meeting, board):
+        self.rank, self.size, self.is_main, self.board = rank, size, rank == 0, board
+        self.barrier = meeting.wait
+
+    def from_main(self, make):
+        if self.is_main:
+            try:
+                self.board["made"] = make()
+            except Exception:
+                self.barrier.__self__.abort()
+                raise
+        self.barrier()
+        made = self.board["made"]
+        self.barrier()
+        return made
+
+    @contextlib.contextmanager
+    def main_first(self):
+        if not self.is_main:
+            self.barrier()
+        try:
+            yield
+        finally:
+            if self.is_main:
+                self.barrier()
+
+
+def build_together(cache, tokenizer, size, make_source=corpus):
+    """What `prepare` returns or raises in each of ``size`` processes."""
+    meeting, board = threading.Barrier(size, timeout=60), {}
+
+    def one(rank):
+        try:
+            return prepare(make_source(), cache, tokenizer=tokenizer, kind="unigram", vocab_size=200, seed=0, num_workers=0,
+                           progress=False, announce=rank == 0, world=Together(rank, size, meeting, board))
+        except Exception as error:
+            meeting.abort()
+            return error
+
+    with ThreadPoolExecutor(size) as threads:
+        return list(threads.map(one, range(size)))
+
+
+@pytest.mark.parametrize("size", [2, 3, 40])
+@pytest.mark.parametrize("given", [True, False])
+def test_processes_share_the_work(tokenizer_folder, tmp_path, monkeypatch, capsys, size, given):
+    """Byte for byte the store of one process, also where there are fewer blocks than processes."""
+    monkeypatch.setattr("data.blocks.BLOCK_CHARACTERS", 500)
+    tokenizer = tokenizer_folder if given else None
+    alone, vocabulary = build(corpus(), tmp_path / "alone", tokenizer)
+    capsys.readouterr()
+    stores = build_together(tmp_path / "together", tokenizer, size)
+    assert {store.path for store, _ in stores} == {tmp_path / "together" / alone.path.name}
+    assert files(stores[0][0]) == files(alone)
+    assert {made.to_str() for _, made in stores} == {vocabulary.to_str()}
+    assert len(capsys.readouterr().out.splitlines()) <= 2 and not list((tmp_path / "together").glob("building-*"))
+
+
+def test_one_of_several_processes_fails(tokenizer_folder, tmp_path):
+    class Failing:
+        name, total_bytes, bytes_read, made = "failing", None, 0, []
+        fingerprint = staticmethod(lambda: corpus().fingerprint())
+
+        def paragraphs(self):
+            yield from corpus().paragraphs()
+            self.made.append(self)
+            if len(self.made) == 2:
+                raise DataError("the disk of this machine is gone")
+
+    results = build_together(tmp_path, tokenizer_folder, 2, Failing)
+    assert any(isinstance(result, DataError) for result in results)
+    assert not list(tmp_path.glob("store-*")) and not list(tmp_path.glob("building-*"))
+
+
+def test_a_cache_that_is_not_shared(tokenizer_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(Path, "is_dir", lambda path: "building" not in path.name)
+    results = build_together(tmp_path, tokenizer_folder, 2)
+    assert any(isinstance(result, DataError) and "--cache-dir" in str(result) for result in results)
+    assert not list(tmp_path.glob("store-*"))

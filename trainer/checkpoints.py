@@ -1,12 +1,11 @@
 """Checkpoints: folders that are written whole or not at all, and read only where every byte is as written.
 
     checkpoints/step-0005000/  model.safetensors  config.json  tokenizer.json  tokenizer_config.json
-                               training_state.safetensors  training_state.json
+                               training_state.safetensors  training_state.json  SHA256SUMS
 
-The JSON holds what is not a tensor (step, data position, totals of the log) and the SHA-256 of every other file.
-Nothing is pickled.
+The JSON holds what is not a tensor (step, data position, totals of the log); SHA256SUMS, written last, the checksum of
+every other file. Nothing is pickled.
 """
-import hashlib
 import json
 import os
 import shutil
@@ -16,6 +15,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from albert.checksums import check_sums, sync, write_sums
 from albert.errors import ModelError
 from data.errors import DataError
 from data.tokenizer import save_tokenizer
@@ -42,23 +42,21 @@ def save(folder, step, model, tokenizer, optimizers, state):
     path = folder / f"step-{step:07d}"
     temporary = folder / f"{path.name}.tmp"
     try:
-        shutil.rmtree(temporary, ignore_errors=True)
+        _clear(folder)
         temporary.mkdir(parents=True)
         model.save_pretrained(temporary)
         save_tokenizer(tokenizer, temporary)
-        tensors, groups = _flatten(optimizers)
-        save_file(tensors, temporary / "training_state.safetensors")
-        files = {file.name: _sha256(file) for file in sorted(temporary.iterdir())}
-        write_json(temporary / _STATE, {**state, "step": step, "optimizers": groups, "sha256": files})
-        for file in temporary.iterdir():
-            _sync(file)
-        shutil.rmtree(path, ignore_errors=True)
+        save_file(_tensors(optimizers), temporary / "training_state.safetensors")
+        write_json(temporary / _STATE, {**state, "step": step})
+        write_sums(temporary)
+        _remove(path)
         os.replace(temporary, path)
-        _sync(folder)
+        sync(folder)
     except (OSError, SafetensorError, ModelError, DataError) as error:
-        shutil.rmtree(temporary, ignore_errors=True)
         reason = getattr(error, "strerror", None) or error
         raise RunError(f"could not save {path}: {reason}; earlier checkpoints are untouched") from None
+    finally:
+        _clear(folder)
     return path
 
 
@@ -83,57 +81,62 @@ def listed(folder):
 def verified_state(path):
     """The JSON state of a checkpoint, after every file of it was compared with its checksum."""
     try:
+        check_sums(path)
         state = json.loads((path / _STATE).read_text(encoding="utf-8"))
-        for name, expected in state["sha256"].items():
-            if Path(name).name != name or _sha256(path / name) != expected:
-                raise RunError(f"{path / name} is not as it was written (its SHA-256 differs)")
-    except OSError as error:
-        raise RunError(f"{error.filename}: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        if isinstance(error, RunError):
-            raise
+        counts = [state["step"], state["tokens"], *state["position"].values()]
+        if not all(isinstance(value, int) and 0 <= value < 1 << 62 for value in counts):
+            raise ValueError
+        if path.name != f"step-{state['step']:07d}" or not {"window", "best", "scaler"} <= state.keys():
+            raise ValueError
+        for value in (*state["window"].values(), state["best"]["score"], *state["scaler"].values()):
+            float(value)
+    except ModelError as fault:
+        raise RunError(str(fault)) from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise RunError(f"{path / _STATE} is not the state of a checkpoint") from None
     return state
 
 
-def restore_optimizers(path, optimizers, state):
-    """Load the optimisers' tensors and settings from a checkpoint that was verified."""
-    tensors = load_file(path / "training_state.safetensors")
-    for number, (optimizer, groups) in enumerate(zip(optimizers, state["optimizers"], strict=True)):
-        slots = {}
-        for name, tensor in tensors.items():
+def restore_optimizers(path, optimizers):
+    """Load the optimisers' tensors from a checkpoint that was verified. Raises RunError where they do not fit."""
+    file = path / "training_state.safetensors"
+    try:
+        slots = [{} for _ in optimizers]
+        for name, tensor in load_file(file).items():
             owner, parameter, slot = name.split("/")
-            if int(owner) == number:
-                slots.setdefault(int(parameter), {})[slot] = tensor
-        optimizer.load_state_dict({"state": slots, "param_groups": groups})
+            slots[int(owner)].setdefault(int(parameter), {})[slot] = tensor
+        for optimizer, state in zip(optimizers, slots):
+            params = [p for group in optimizer.param_groups for p in group["params"]]
+            for number, tensors in state.items():
+                if any(tensor.ndim and tensor.shape != params[number].shape for tensor in tensors.values()):
+                    raise ValueError
+            optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    except (SafetensorError, OSError, ValueError, IndexError):
+        raise RunError(f"{file}: not the optimisers' state of this run") from None
 
 
 def prune(folder, keep, best_step):
     """Delete all but the newest ``keep`` checkpoints and the one of ``best_step`` (None before any evaluation)."""
     for path in listed(folder)[:-keep or None]:
         if best_step is None or path.name != f"step-{best_step:07d}":
-            shutil.rmtree(path, ignore_errors=True)
+            _remove(path)
 
 
-def _flatten(optimizers):
-    tensors, groups = {}, []
-    for number, optimizer in enumerate(optimizers):
-        state = optimizer.state_dict()
-        groups.append(state["param_groups"])
-        for parameter, slots in state["state"].items():
-            for slot, value in slots.items():
-                tensors[f"{number}/{parameter}/{slot}"] = torch.as_tensor(value).contiguous()
-    return tensors, groups
+def _remove(path):
+    """Delete a checkpoint: it loses its name before the first of its files."""
+    if path.exists():
+        nameless = path.with_name(f"{path.name}.old.tmp")
+        os.replace(path, nameless)
+        shutil.rmtree(nameless, ignore_errors=True)
 
 
-def _sha256(path):
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _clear(folder):
+    """Delete what an interrupted save or deletion has left."""
+    for left in folder.glob("step-*.tmp"):
+        shutil.rmtree(left, ignore_errors=True)
 
 
-def _sync(path):
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _tensors(optimizers):
+    return {f"{number}/{parameter}/{slot}": torch.as_tensor(value).contiguous()
+            for number, optimizer in enumerate(optimizers)
+            for parameter, slots in optimizer.state_dict()["state"].items() for slot, value in slots.items()}

@@ -1,5 +1,7 @@
 """What the training scripts share: the flags of the process, resuming under the run's own settings, leaving."""
 import errno
+import hashlib
+import json
 import os
 import shlex
 import sys
@@ -7,22 +9,31 @@ from pathlib import Path
 
 from albert.errors import ModelError
 from data.errors import DataError
+from trainer import checkpoints
 from trainer.errors import RunError
+from trainer.run import read_config
 
 DEFAULT_CACHE = "~/.cache/albert"
 # Keys that change nothing of what is learned: a resumed run may go on with others.
-PROCESS_KEYS = ("num_workers", "log_every", "save_every", "keep_checkpoints")
+PROCESS_KEYS = ("num_workers", "log_every", "save_every", "keep_checkpoints", "compile", "activation_checkpointing")
+_DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.ESTALE)
 
 
 def add_process_flags(parser):
     """The flags that say how this process runs, not what is trained."""
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="any key of hps.py")
-    parser.add_argument("--resume", default=None, metavar="RUN", help="go on with the run in this folder")
+    parser.add_argument("--resume", default=None, metavar="RUN",
+                        help="go on with the run in this folder; auto: with the newest unfinished one of these settings in "
+                             "--runs-dir, or begin a new one")
     parser.add_argument("--runs-dir", default="runs", help="where the run's folder is made (default: runs)")
     parser.add_argument("--cache-dir", default=None,
                         help=f"tokenised text and trained tokenizers (default: {DEFAULT_CACHE}, or the resumed run's)")
     parser.add_argument("--cpu", action="store_true", default=False, help="leave the GPU alone")
     parser.add_argument("--tqdm-off", action="store_true", default=False, help="plain lines instead of a bar")
+    parser.add_argument("--log", choices=("wandb",), default=None,
+                        help="log to Weights & Biases too (pip install wandb; without a network: WANDB_MODE=offline)")
+    parser.add_argument("--profile", type=int, default=0, metavar="N", help="write a trace of N updates, print the five "
+                                                                            "costliest operations, and train on")
     parser.add_argument("--no-save", action="store_true", default=False, help="write nothing but the cache")
 
 
@@ -32,6 +43,35 @@ def refuse_changes(folder, config, asked):
         if value != config.get(name, value) and name not in PROCESS_KEYS:
             raise RunError(f"--resume {folder}: the run has {name}={config[name]}, not {value}; leave it out, "
                            f"or start a new run without --resume")
+
+
+def digest_of(flags, hps):
+    """Digest of what was asked to be trained, the same for the same command."""
+    asked = {**vars(flags), **{key: value for key, value in vars(hps).items() if key not in PROCESS_KEYS}}
+    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:20]
+
+
+def resume_auto(args, world, task, digest):
+    """Replace ``--resume auto`` by the newest run of ``task`` in the runs folder that was asked for by the same settings,
+    is not finished and has a checkpoint, or by None; true where there is one."""
+    if args.resume != "auto":
+        return False
+    args.resume = world.from_main(lambda: _unfinished(args.runs_dir, task, digest))
+    if args.resume:
+        args.set = [setting for setting in args.set if setting.partition("=")[0] in PROCESS_KEYS]
+    return args.resume is not None
+
+
+def _unfinished(runs_dir, task, digest):
+    for file in sorted(Path(runs_dir).glob(f"{task}-*/config.json"), reverse=True):
+        run = file.parent
+        if not (run / "metrics.json").exists() and checkpoints.listed(run / "checkpoints"):
+            try:
+                if read_config(run).get("asked") == digest and checkpoints.newest(run / "checkpoints"):
+                    return str(run)
+            except RunError as fault:
+                print(f"passing over a run: {fault}", flush=True)
+    return None
 
 
 def how_to_call(script=None):
@@ -49,10 +89,17 @@ def leave_with(main, *faults):
     try:
         sys.exit(main())
     except (DataError, ModelError, RunError, *faults) as fault:
-        print(f"error: {fault}", file=sys.stderr)
+        if int(os.environ.get("LOCAL_RANK", 0)) == 0:            # of the processes of a machine the first one speaks
+            print(f"error: {fault}", file=sys.stderr)
+        sys.exit(2)
+    except (RuntimeError, ConnectionError) as fault:             # the latter: its tensors could not be fetched any more
+        if isinstance(fault, RuntimeError) and "DataLoader worker" not in str(fault):
+            raise
+        print("error: a process that builds batches was killed; where memory ran out, --set num_workers with a smaller "
+              "number works; go on with --resume", file=sys.stderr)
         sys.exit(2)
     except OSError as fault:
-        if fault.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if fault.errno not in _DISK_FAULTS:
             raise
         print(f"error: {fault.filename or 'the run folder'}: {fault.strerror}; what was saved before is untouched",
               file=sys.stderr)

@@ -2,9 +2,14 @@
 import os
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
+
+from trainer.errors import RunError
+
+_PATIENCE = timedelta(days=2)          # of what waits for text to be prepared; the exchange of gradients has PyTorch's
 
 
 @dataclass(frozen=True)
@@ -13,6 +18,7 @@ class World:
     rank: int
     size: int
     device: torch.device
+    patient: object = None             # group for objects and barriers, over the network's CPU side
 
     @property
     def is_main(self):
@@ -24,7 +30,8 @@ class World:
         if self.size == 1:
             return values
         tensor = torch.tensor(values, dtype=torch.float64, device=self.device)
-        dist.all_reduce(tensor)
+        with self._others_there():
+            dist.all_reduce(tensor)
         return tensor.tolist()
 
     def gather(self, items):
@@ -32,8 +39,14 @@ class World:
         if self.size == 1:
             return list(items)
         parts = [None] * self.size
-        dist.all_gather_object(parts, items)
+        with self._others_there():
+            dist.all_gather_object(parts, items, group=self.patient)
         return [item for part in parts for item in part]
+
+    def from_main(self, make):
+        """What ``make()`` returns in process 0, in all of them."""
+        made, = self.gather([make()] if self.is_main else [])
+        return made
 
     def sum_gradients(self, params):
         """Add up the gradients of all processes in one exchange; a process without a micro-batch adds zeros."""
@@ -43,7 +56,8 @@ class World:
             if p.grad is None:
                 p.grad = torch.zeros_like(p)
         flat = torch.cat([p.grad.flatten() for p in params])
-        dist.all_reduce(flat)
+        with self._others_there():
+            dist.all_reduce(flat)
         for p, grad in zip(params, flat.split([p.numel() for p in params])):
             p.grad.copy_(grad.view_as(p))
 
@@ -60,16 +74,33 @@ class World:
 
     def barrier(self):
         if self.size > 1:
-            dist.barrier()
+            with self._others_there():
+                dist.barrier(group=self.patient)
+
+    @contextmanager
+    def _others_there(self):
+        """RunError where another process is gone."""
+        try:
+            yield
+        except RuntimeError as error:              # gloo raises it bare, NCCL a subclass
+            reason = str(error).strip().partition("\n")[0]
+            raise RunError(f"process {self.rank} of {self.size} has lost another one, which was killed or has failed "
+                           f"({reason}); what was saved before is untouched: go on with --resume") from None
 
 
 def join(cpu=False):
     """The World of this process; with ``cpu`` the GPU is left alone."""
     local_rank, size = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     cuda = torch.cuda.is_available() and not cpu
-    if cuda:
-        torch.cuda.set_device(local_rank)
-    if size > 1 and not dist.is_initialized():
-        dist.init_process_group("nccl" if cuda else "gloo")
     device = torch.device("cuda", local_rank) if cuda else torch.device("cpu")
-    return World(int(os.environ.get("RANK", 0)), size, device)
+    if cuda:
+        torch.cuda.set_device(device)
+    if size == 1:
+        return World(0, 1, device)
+    if not dist.is_initialized():
+        store, rank, size = next(dist.rendezvous("env://"))
+        if os.environ.get("LOCAL_WORLD_SIZE") == str(size):
+            # After a restart torchrun hands on the same store, with the addresses of the processes that are gone.
+            store = dist.PrefixStore(f"attempt-{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+        dist.init_process_group("nccl" if cuda else "gloo", store=store, rank=rank, world_size=size)
+    return World(dist.get_rank(), size, device, dist.new_group(backend="gloo", timeout=_PATIENCE))

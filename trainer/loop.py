@@ -7,31 +7,41 @@ import math
 import signal
 import time
 from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
 from data import draws
 from trainer import checkpoints
+from trainer.compiling import compile_blocks
 from trainer.errors import RunError
-from trainer.machine import autocast, autocast_dtype, choose_attention_backend
+from trainer.flops import flops_per_token, peak_flops
+from trainer.machine import autocast, autocast_dtype, choose_attention_backend, peak_memory
 from trainer.optimizers import build_optimizers, schedule
+from trainer.profiling import profiled
+from trainer.scaling import LossScaler
 
 
 class Trainer:
     """Trains ``model`` on ``task``, an object like ``trainer.pretraining.Pretraining``.
 
-    ``hps`` has passed `hps.check`. ``quiet`` prints plain lines in place of a bar.
+    ``hps`` has passed `hps.check`. ``quiet`` prints plain lines in place of a bar. ``profile``: updates to profile.
     """
 
-    def __init__(self, task, model, tokenizer, hps, world, quiet=False):
+    def __init__(self, task, model, tokenizer, hps, world, quiet=False, profile=0):
         self.task, self.tokenizer, self.hps, self.world, self.quiet = task, tokenizer, hps, world, quiet
-        self.model = model.to(world.device)
+        self.model, self.profile = model.to(world.device), profile if world.is_main else 0
         self.params = [p for p in model.parameters() if p.requires_grad]
         self.dtype = autocast_dtype(hps.precision, world.device)
         choose_attention_backend(self.dtype, world.device, hps.seq_len)
         self.optimizers = build_optimizers(model, hps)
-        self.scaler = torch.amp.GradScaler(world.device.type, enabled=self.dtype == torch.float16)
+        self.scaler = LossScaler(enabled=self.dtype == torch.float16)
+        self.model.albert.encoder.activation_checkpointing = hps.activation_checkpointing
+        if hps.compile:
+            line = compile_blocks(self.model, hps.seq_len, world.device)
+            print(line, flush=True) if world.is_main else None
         self.step, self.tokens, self.position = 0, 0, task.position()
         self.best = {"step": None, "score": -math.inf}
         self.window = {}               # sums since the last log line, over all processes
@@ -40,13 +50,17 @@ class Trainer:
         self.stopped = 0               # the signal that ended the training early
         self._saved = None             # step of the newest checkpoint
 
+    @cached_property
+    def _peak_flops(self):
+        return self.world.size * peak_flops(self.world.device, self.dtype)
+
     @property
     def precision(self):
         return str(self.dtype or torch.float32).removeprefix("torch.")
 
     def restore(self, path, state):
         """Go on from a checkpoint whose weights ``model`` already has."""
-        checkpoints.restore_optimizers(path, self.optimizers, state)
+        checkpoints.restore_optimizers(path, self.optimizers)
         self.scaler.load_state_dict(state["scaler"])
         self.step = self._saved = state["step"]
         self.tokens, self.position, self.window = state["tokens"], state["position"], state["window"]
@@ -58,6 +72,8 @@ class Trainer:
         """
         self.run, hps = run, self.hps
         updates = self.task.updates(self.position)
+        if self.profile:
+            updates = profiled(updates, self.profile, self.world.device, (run.path or Path()) / "trace.json")
         scores, clock = None, _Clock(self)
         bar = tqdm(total=hps.max_steps, initial=self.step, unit="step", dynamic_ncols=True,
                    disable=self.quiet or not self.world.is_main)
@@ -115,22 +131,23 @@ class Trainer:
             with autocast(self.dtype, device):
                 parts = self.task.sums(self.model, batch)
             loss = sum(parts[f"{name}_loss"] / max(totals[name], 1) for name in names if f"{name}_loss" in parts)
-            self.scaler.scale(loss).backward()
+            (loss * self.scaler.scale).backward()
             for name, value in parts.items():
                 sums[name] = sums.get(name, 0) + value.detach()
         self.world.sum_gradients(self.params)
-        for optimizer in self.optimizers:
-            self.scaler.unscale_(optimizer)
+        self.scaler.unscale(self.params)
         norm = torch.nn.utils.clip_grad_norm_(self.params, self.hps.clip_norm)
+        accepted = self.scaler.accepts(norm)
         for optimizer in self.optimizers:
-            self.scaler.step(optimizer)
+            if accepted:
+                optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-        self.scaler.update()
         self._recent.append((self.step, totals, sums, norm))
         return norm
 
     def _flush(self):
-        """Add the recent updates to the window; raise RunError at the first whose loss or gradient is not finite."""
+        """Add the recent updates to the window; raise RunError at the first whose loss or gradient is not finite, unless
+        the loss is scaled and a smaller scale may help: such an update was skipped, and is counted."""
         if not self._recent:
             return
         names = self.task.sum_names
@@ -139,8 +156,10 @@ class Trainer:
         summed = self.world.sum(torch.stack(rows).flatten().tolist())
         for number, (step, totals, _, norm) in enumerate(self._recent):
             row = dict(zip(names, summed[number * len(names):]))
-            if not all(map(math.isfinite, (*row.values(), float(norm)))) and not self.scaler.is_enabled():
-                raise RunError(self._diverged(step))
+            if not all(map(math.isfinite, (*row.values(), float(norm)))):
+                if self.scaler.gives_up:
+                    raise RunError(self._diverged(step))
+                row, totals = {"skipped": 1.0}, {}
             for name, value in {**row, **totals}.items():
                 self.window[name] = self.window.get(name, 0.0) + value
         self._recent.clear()
@@ -156,13 +175,18 @@ class Trainer:
         window, self.window = self.window, {}
         steps, tokens = self.step - clock.step, self.tokens - clock.tokens
         scores = self._scores(window)
-        record = {"kind": "train", "step": self.step, "tokens": self.tokens, **scores,
-                  "learning_rate": self.optimizers[-1].param_groups[0]["lr"], "gradient_norm": float(norm),
-                  "tokens_per_second": tokens / clock.seconds, "data_wait_share": clock.waited / clock.seconds}
         if not self.world.is_main:
             return
+        speed, hps = tokens / clock.seconds, self.hps
+        flops = flops_per_token(self.model.config, hps.seq_len, getattr(hps, "mask_prob", 0.0))
+        record = {"kind": "train", "step": self.step, "tokens": self.tokens, **scores,
+                  "learning_rate": self.optimizers[-1].param_groups[0]["lr"],
+                  **({"gradient_norm": float(norm)} if math.isfinite(norm) else {}), "loss_scale": self.scaler.scale,
+                  "skipped_steps": int(window.get("skipped", 0)), "tokens_per_second": speed,
+                  "mfu": speed * flops / self._peak_flops, "data_wait_share": clock.waited / clock.seconds,
+                  "peak_memory": peak_memory(self.world.device)}
         self.run.log(record)
-        words = f"{_words(scores)}  lr {record['learning_rate']:.2e}  {record['tokens_per_second']:,.0f} tokens/s"
+        words = f"{_words(scores)}  lr {record['learning_rate']:.2e}  {speed:,.0f} tokens/s"
         bar.set_postfix_str(words)
         if self.quiet:
             left = (self.hps.max_steps - self.step) * clock.seconds / steps / 60
@@ -187,7 +211,8 @@ class Trainer:
             part, _, what = name.rpartition("_")
             if what in ("loss", "correct") and totals[part]:
                 scores[f"{part}_{'accuracy' if what == 'correct' else 'loss'}"] = value / totals[part]
-        return {"loss": sum(value for name, value in scores.items() if name.endswith("_loss")), **scores}
+        losses = [value for name, value in scores.items() if name.endswith("_loss")]
+        return {"loss": sum(losses), **scores} if losses else {}
 
     def evaluate(self):
         """Held-out scores, summed exactly over all processes: {"loss", "mlm_loss", "mlm_accuracy", ...}."""

@@ -3,6 +3,7 @@ import ctypes
 import importlib.metadata
 import os
 import platform
+import resource
 import shlex
 import subprocess
 import sys
@@ -49,6 +50,13 @@ def autocast_dtype(precision, device):
 
 def autocast(dtype, device):
     return nullcontext() if dtype is None else torch.autocast(device.type, dtype)
+
+
+def peak_memory(device):
+    """Bytes: the most that tensors on a GPU have taken so far; on a CPU the most that the process has."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def choose_attention_backend(dtype, device, seq_len):

@@ -54,7 +54,8 @@ class Pretraining:
         """Endless ``(position afterwards, micro-batches)``; a micro-batch is (global number, tensors)."""
         loader = DataLoader(_Updates(self.train, self.hps, self.world), sampler=self._ranges(position), batch_size=None,
                             num_workers=self.hps.num_workers, pin_memory=self.world.device.type == "cuda",
-                            worker_init_fn=_leave_signals_to_the_trainer)
+                            worker_init_fn=_leave_signals_to_the_trainer,
+                            multiprocessing_context="fork" if self.hps.num_workers else None)
         return iter(loader)
 
     def _ranges(self, position):

@@ -3,10 +3,14 @@
     runs/pretrain-2026-11-22_11-17-26/  config.json  environment.json  tokenizer.json  log.jsonl  curves.png
                                         events.out.tfevents.*  checkpoints/
 """
+import fcntl
+import importlib.util
 import json
+import logging
 import os
 from datetime import datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 from torch.utils.tensorboard import SummaryWriter
 
@@ -17,25 +21,35 @@ from trainer.errors import RunError
 class Run:
     """The folder that one run writes. ``path`` is None for a run that keeps nothing (``--no-save``).
 
-    ``step`` is that of the checkpoint which the run goes on from. Of several processes one ``writes``.
+    ``step`` is that of the checkpoint which the run goes on from. Of several processes one ``writes``; ``log`` "wandb"
+    logs to Weights & Biases too.
     """
 
-    def __init__(self, path, step=0, writes=True):
+    def __init__(self, path, step=0, writes=True, log=None):
         self.path, self.writes = path, writes and path is not None
         self.records = []
         if not self.writes:
             return
+        self._log = open(path / "log.jsonl", "a+", encoding="utf-8", errors="replace")
+        try:
+            fcntl.lockf(self._log, fcntl.LOCK_EX | fcntl.LOCK_NB)       # dropped by the system, however we end
+        except BlockingIOError:
+            raise RunError(f"{path}: another process is training in this folder") from None
         self._cut_log(step)
-        self._log = open(path / "log.jsonl", "a", encoding="utf-8")
         self._board = SummaryWriter(str(path), purge_step=step + 1 if step else None)
+        self._wandb = None
+        if log == "wandb":
+            import wandb
+            self._wandb = wandb.init(project="albert", name=path.name, id=path.name, resume="allow", dir=path,
+                                     config=read_config(path))
 
     @classmethod
-    def create(cls, parent, task, config, environment, world):
+    def create(cls, parent, task, config, environment, world, log=None):
         """Make the folder ``parent/task-<time>`` with config.json and environment.json, in the process that writes;
         the others learn its path."""
         made = [_new_folder(parent, task, config, environment)] if world.is_main else []
         path, = world.gather(made)
-        return cls(path, writes=world.is_main)
+        return cls(path, writes=world.is_main, log=log)
 
     @property
     def checkpoints(self):
@@ -43,20 +57,18 @@ class Run:
 
     def _cut_log(self, step):
         """Keep the log lines up to ``step``: what came after its checkpoint happens again."""
-        path = self.path / "log.jsonl"
-        if not path.exists():
-            return
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        kept = 0
+        self._log.seek(0)
+        for line in self._log:
             try:
                 record = json.loads(line)
-            except ValueError:
+                if record["step"] > step or not (line.isascii() and line.endswith("\n")):
+                    break
+            except (ValueError, KeyError, TypeError):
                 break                                       # cut off by a kill
-            if record["step"] > step:
-                break
             self.records.append(record)
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text("".join(json.dumps(record) + "\n" for record in self.records), encoding="utf-8")
-        os.replace(temporary, path)
+            kept += len(line.encode())
+        self._log.truncate(kept)
 
     def log(self, record):
         """Append a record ``{"kind", "step", ...}`` to log.jsonl and TensorBoard."""
@@ -68,6 +80,8 @@ class Run:
         for key, value in record.items():
             if key not in ("kind", "step"):
                 self._board.add_scalar(f"{record['kind']}/{key}", value, record["step"])
+        if self._wandb is not None:
+            self._wandb.log({f"{record['kind']}/{key}": value for key, value in record.items() if key != "kind"})
 
     def draw(self, baselines):
         """Redraw curves.png: losses and metrics of the last evaluation against tokens; ``baselines``: {label: loss}."""
@@ -99,6 +113,8 @@ class Run:
         if self.writes:
             self._log.close()
             self._board.close()
+            if self._wandb is not None:
+                self._wandb.finish()
 
 
 def read_config(folder):
@@ -108,19 +124,39 @@ def read_config(folder):
         config = json.loads(file.read_text(encoding="utf-8"))
     except OSError:
         raise RunError(f"{folder}: no run there (it has no config.json)") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RunError(f"{file}: {error}") from None
     if not isinstance(config, dict) or not {"task", "model", "seed"} <= config.keys():
         raise RunError(f"{file}: not a run's settings; name the run's own folder, such as runs/pretrain-...")
     return config
 
 
+def settings_of(folder, config, defaults):
+    """The values that a run's config.json has for the keys of ``defaults``, the default where it has none. Raises
+    RunError for a value that no such key can have."""
+    values = {key: config.get(key, default) for key, default in defaults.items()}
+    for key, value in values.items():
+        default = defaults[key]
+        number = isinstance(value, (int, float)) and abs(value) < 1 << 63
+        text = isinstance(value, str) or isinstance(value, list) and all(isinstance(item, str) for item in value)
+        if value != default and not (
+                isinstance(value, type(default)) if isinstance(default, (bool, str)) else
+                number or value is None if isinstance(default, (int, float)) else number or text):
+            raise RunError(f"{Path(folder) / 'config.json'}: {key}={repr(value)[:60]}: not a value of that key")
+    return SimpleNamespace(**values)
+
+
 def begin(args):
     """Set up this process and refuse a --runs-dir that could not be written: its World."""
     if not args.no_save:
         check_parent(args.runs_dir)
+    if args.log == "wandb" and importlib.util.find_spec("wandb") is None:
+        raise RunError("--log wandb: the package is not installed; pip install wandb, or leave --log out")
     machine.keep_freed_memory()
-    return distributed.join(args.cpu)
+    world = distributed.join(args.cpu)
+    if not world.is_main:
+        logging.getLogger("albert").setLevel(logging.ERROR)               # the first process gives the warnings
+    return world
 
 
 def check_parent(parent):

@@ -12,6 +12,7 @@ import tempfile
 import time
 from array import array
 from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -54,28 +55,31 @@ class Store:
 
 
 def prepare(source, cache_dir, *, tokenizer: str | None, kind: str, vocab_size: int, seed: int,
-            num_workers: int = 0, progress: bool = True, announce: bool = True) -> tuple[Store, Tokenizer]:
+            num_workers: int = 0, progress: bool = True, announce: bool = True,
+            world=None) -> tuple[Store, Tokenizer]:
     """Tokenise ``source`` into a store in ``cache_dir``, or open the one that is there already.
 
     tokenizer: path of one, or None to train a Unigram of ``vocab_size`` pieces on the source. All in this process,
-    whatever ``num_workers`` says. DataError for an empty source, a tokenizer that can't be used, or a full disk.
+    whatever ``num_workers`` says; of the processes of ``world`` (`trainer.distributed`) the first one does it. DataError
+    for an empty source, a tokenizer that can't be used, or a full disk.
     """
     cache_dir = Path(cache_dir).expanduser()
     try:
-        cache_dir.mkdir(parents=True, exist_ok=True)
-        if tokenizer is None:
-            tokenizer = _trained(source, cache_dir, kind, vocab_size, seed, progress)
-        else:
-            tokenizer = load_tokenizer(tokenizer)
-        special_ids(tokenizer)           # refuses a tokenizer without them before the text is read
-        content = hashlib.sha256(tokenizer.to_str().encode()).hexdigest()
-        # Under a name of its own: a store that the fast pipeline built is not taken for one that this one built.
-        path = cache_dir / f"store-native-{_digest(source.fingerprint(), content, FORMAT, SPLITTER)}"
-        built = not _is_whole(path)
-        if built:
-            with tempfile.TemporaryDirectory(prefix=".native-", dir=cache_dir, ignore_cleanup_errors=True) as folder:
-                write_store(_with_progress(source, "tokenising", progress), tokenizer, Path(folder), source.name)
-                _publish(Path(folder), path)
+        with world.main_first() if world else nullcontext():
+            cache_dir.mkdir(parents=True, exist_ok=True)
+            if tokenizer is None:
+                tokenizer = _trained(source, cache_dir, kind, vocab_size, seed, progress)
+            else:
+                tokenizer = load_tokenizer(tokenizer)
+            special_ids(tokenizer)           # refuses a tokenizer without them before the text is read
+            content = hashlib.sha256(tokenizer.to_str().encode()).hexdigest()
+            # Under a name of its own: a store that the fast pipeline built is not taken for one that this one built.
+            path = cache_dir / f"store-native-{_digest(source.fingerprint(), content, FORMAT, SPLITTER)}"
+            built = not _is_whole(path)
+            if built:
+                with tempfile.TemporaryDirectory(prefix=".native-", dir=cache_dir, ignore_cleanup_errors=True) as folder:
+                    write_store(_with_progress(source, "tokenising", progress), tokenizer, Path(folder), source.name)
+                    _publish(Path(folder), path)
     except OSError as error:
         raise DataError(f"{error.filename or cache_dir}: {error.strerror} while preparing the text; name a folder "
                         "that can be written and has space by --cache-dir") from None

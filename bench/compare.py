@@ -1,0 +1,87 @@
+"""Several run folders in one table and one picture: python bench/compare.py RUN RUN ... --output compared.png
+
+The table has what the runs were set to differently, their last scores (held out, at the best step where runs have one), and
+tokens a second. The picture has the curves over the tokens read.
+"""
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from trainer.command import leave_with
+from trainer.errors import RunError
+from trainer.run import read_config
+
+_ASIDE = ("asked", "store", "fingerprint", "cache_dir")             # of a config: what no one sets
+_COUNTS = ("kind", "step", "tokens", "learning_rate", "gradient_norm", "loss_scale", "skipped_steps", "tokens_per_second",
+           "mfu", "data_wait_share", "peak_memory")
+
+
+def read_log(run):
+    try:
+        return [json.loads(line) for line in (run / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    except (OSError, ValueError) as error:
+        raise RunError(f"{run / 'log.jsonl'}: {error}") from None
+
+
+def row_of(run, records):
+    """{column: value} of a run: steps, tokens, speed, and the scores of its best evaluation by loss."""
+    training = [record for record in records if record["kind"] == "train"]
+    scored = [record for record in records if record["kind"] == "eval"]
+    row = {"step": records[-1]["step"], "tokens": records[-1]["tokens"]} if records else {}
+    if training:
+        row["tokens/s"] = round(float(np.median([record["tokens_per_second"] for record in training])))
+    if scored:
+        best = min(scored, key=lambda record: record["loss"])
+        row |= {name: value for name, value in best.items() if name not in _COUNTS}
+    return row
+
+
+def table(names, rows):
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    cells = [["run", *columns]] + [[name, *(f"{row[c]:.4f}" if isinstance(row.get(c), float) else str(row.get(c, ""))
+                                            for c in columns)] for name, row in zip(names, rows)]
+    widths = [max(map(len, column)) for column in zip(*cells)]
+    return "\n".join("  ".join(cell.ljust(width) if not place else cell.rjust(width)
+                               for place, (cell, width) in enumerate(zip(line, widths))) for line in cells)
+
+
+def draw(path, names, logs):
+    import matplotlib
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+    scores = list(dict.fromkeys(name for log in logs for record in log for name in record if name not in _COUNTS))
+    figure, axes = pyplot.subplots(1, len(scores), figsize=(4.5 * len(scores), 3.8), layout="constrained", squeeze=False)
+    for axis, score in zip(axes[0], scores):
+        for number, (name, log) in enumerate(zip(names, logs)):
+            for kind, style in (("train", dict(alpha=0.35)), ("eval", dict(marker="o", markersize=3, label=name))):
+                points = [(record["tokens"], record[score]) for record in log if record["kind"] == kind and score in record]
+                if points:
+                    axis.plot(*zip(*points), color=f"C{number}", **style)
+        axis.set(title=score.replace("_", " "), xlabel="tokens")
+        axis.grid(alpha=0.3)
+    axes[0][0].legend(fontsize="small")
+    figure.savefig(path, dpi=110)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN")
+    parser.add_argument("--output", type=Path, default=Path("compared.png"), help="the picture (default: compared.png)")
+    args = parser.parse_args()
+    configs = [read_config(run) for run in args.runs]
+    different = [key for key in configs[0] if key not in _ASIDE and any(
+        config.get(key) != configs[0][key] for config in configs)]
+    logs = [read_log(run) for run in args.runs]
+    names = [run.resolve().name for run in args.runs]
+    print(table(names, [{**{key: config.get(key) for key in different}, **row_of(run, log)}
+                        for run, config, log in zip(args.runs, configs, logs)]))
+    draw(args.output, names, logs)
+    return 0
+
+
+if __name__ == "__main__":
+    leave_with(main)

@@ -1,0 +1,156 @@
+"""One, two and three processes train alike; every sample is read once an epoch; evaluation is shared out exactly."""
+import json
+import math
+import re
+from types import SimpleNamespace
+
+import faults
+import pytest
+import torch
+from conftest import arguments
+
+from data.sources import open_source
+from data.store import prepare
+from hps import HPS
+from trainer.distributed import World
+from trainer.pretraining import Pretraining
+
+UNEVEN = ["micro_batch_size=3", "precision=fp32", "warmup_steps=2", "eval_every=6", "num_workers=0", "optimizer=adamw"]
+
+
+def records(runs):
+    run, = runs.iterdir()
+    return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+
+
+def same(ours, theirs, names=("loss", "mlm_loss", "mlm_accuracy", "sentence_loss", "gradient_norm"), within=1e-5):
+    assert len(ours) == len(theirs)
+    for one, other in zip(ours, theirs):
+        for name in ("step", "tokens", "kind"):
+            assert one[name] == other[name]
+        for name in names:
+            assert one.get(name, 0.0) == pytest.approx(other.get(name, 0.0), abs=within), (one["step"], name)
+
+
+def train(corpus, cache, folder, ranks, settings, flags=()):
+    ended = faults.train(arguments(corpus, cache, folder / "runs", [*UNEVEN, *settings], flags), folder, ranks=ranks)
+    for code, _, output in ended:
+        assert code == 0, output
+    return ended
+
+
+def compare_counts(corpus, cache, tmp_path, settings):
+    for ranks in (1, 2, 3):
+        (tmp_path / str(ranks)).mkdir()
+        train(corpus, cache, tmp_path / str(ranks), ranks, settings)
+    one, two, three = (records(tmp_path / str(ranks) / "runs") for ranks in (1, 2, 3))
+    same(two, one)
+    same(three, one)
+    return one
+
+
+def test_three_processes_train_as_one(corpus, cache, tmp_path):
+    """Unequal shares: three micro-batches an update, of 3, 3 and 2 samples; an evaluation of six."""
+    one = compare_counts(corpus, cache, tmp_path, ["hidden_dropout_prob=0.1", "attention_probs_dropout_prob=0.1"])
+    assert len(one) == 14
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_fifty_steps(corpus, cache, tmp_path, dropout):
+    settings = ["max_steps=50", f"hidden_dropout_prob={dropout}", f"attention_probs_dropout_prob={dropout}",
+                f"classifier_dropout_prob={dropout}", "eval_every=25"]
+    assert len(compare_counts(corpus, cache, tmp_path, settings)) == 52
+
+
+def test_saved_on_two_resumed_on_others(corpus, cache, tmp_path):
+    """Resumed on one and on three processes a run of two goes on with the same samples, to the same losses."""
+    settings = ["hidden_dropout_prob=0.1", "log_every=2"]
+    train(corpus, cache, tmp_path, 2, settings)
+    whole = records(tmp_path / "runs")
+    run, = (tmp_path / "runs").iterdir()
+    for ranks in (1, 3):
+        for path in (*(run / "checkpoints").glob("step-0000012*"), run / "metrics.json"):
+            faults.remove(path)
+        ended = faults.train(["--resume", str(run), "--cpu", "--tqdm-off"], tmp_path, ranks=ranks)
+        assert [code for code, _, _ in ended] == [0] * ranks, ended
+        same(records(tmp_path / "runs"), whole)
+
+
+def test_one_process_speaks(corpus, tmp_path):
+    """Also while the text is prepared."""
+    (_, _, first), (_, _, second) = train(corpus, tmp_path / "new", tmp_path, 2, [])
+    assert "12 documents" in first and "held-out MLM loss" in first and not second.strip()
+
+
+def test_a_mistake_is_told_once(corpus, cache, tmp_path):
+    ended = faults.train(arguments(corpus, cache, tmp_path / "runs", ["batch_size=100000"]), tmp_path, ranks=2)
+    assert [code for code, _, _ in ended] == [2, 2]
+    assert "fewer than one batch" in ended[0][2] and not ended[1][2].strip()
+
+
+@pytest.fixture(scope="module")
+def settings():
+    hps = SimpleNamespace(**vars(HPS["pretrain", "tiny"]))
+    vars(hps).update(seq_len=32, batch_size=7, micro_batch_size=3, vocab_size=200, heldout_fraction=0.2, num_workers=0,
+                     eval_sequences=29)
+    return hps
+
+
+def tasks(corpus, cache, hps, size):
+    store, tokenizer = prepare(open_source([str(corpus)]), cache, tokenizer=None, kind="unigram", vocab_size=200, seed=0,
+                               num_workers=0, progress=False, announce=False)
+    return [Pretraining(store, tokenizer, hps, World(rank, size, torch.device("cpu"))) for rank in range(size)]
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5])
+def test_every_sample_once_an_epoch(corpus, cache, settings, monkeypatch, size):
+    """Over the processes of an update and the updates of an epoch; its last batch takes the rest from the next epoch."""
+    members, read = tasks(corpus, cache, settings, size), []
+    for task in members:
+        batch = task.train.batch
+        monkeypatch.setattr(task.train, "batch", lambda epoch, samples, batch=batch: (
+            read.extend((epoch, int(sample)) for sample in samples), batch(epoch, samples))[1])
+    count = len(members[0].train.plan(0).label)
+    streams = [task.updates(task.position()) for task in members]
+    for _ in range(math.ceil(count / settings.batch_size)):
+        numbers = sorted(number for stream in streams for number, _ in next(stream)[1])
+        assert numbers == list(range(len(numbers)))
+    first = sorted(sample for epoch, sample in read if epoch == 0)
+    assert first == list(range(count)) and len(read) == len(set(read))
+
+
+@pytest.mark.parametrize("size", [2, 3, 5])
+def test_evaluation_is_shared_out(corpus, cache, settings, size):
+    alone, = tasks(corpus, cache, settings, 1)
+    rows = [[tuple(row) for batch in task.evaluation() for row in batch["input_ids"].tolist()]
+            for task in tasks(corpus, cache, settings, size)]
+    strip = re.compile(r"(, 0)*\)$")
+
+    def known(parts):
+        return sorted(strip.sub("", str(row)) for part in parts for row in part)
+
+    assert known(rows) == known([[tuple(row) for batch in alone.evaluation() for row in batch["input_ids"].tolist()]])
+    assert len(known(rows)) == 29
+
+
+def test_fine_tuning_on_two_processes(corpus, cache, tmp_path):
+    """To the same losses and scores as on one, also with an evaluation that does not divide."""
+    (tmp_path / "pretrained").mkdir()
+    train(corpus, cache, tmp_path / "pretrained", 1, ["max_steps=3"])
+    checkpoint, = (tmp_path / "pretrained" / "runs").iterdir()
+    lines = [line for file in sorted(corpus.iterdir()) for line in file.read_text().splitlines()][:61]
+    table = tmp_path / "table.csv"
+    table.write_text("text,label\n" + "".join(f"{line},{'ab'[len(line) % 2]}\n" for line in lines))
+    sets = [part for setting in ("batch_size=7", "micro_batch_size=2", "max_epochs=2", "precision=fp32", "log_every=1",
+                                 "learning_rate=1e-3", "hidden_dropout_prob=0.1") for part in ("--set", setting)]
+    for ranks in (1, 2):
+        ended = faults.train(["--task", "classify", "--init-from", str(checkpoint), "--data", str(table), "--cpu",
+                              "--tqdm-off", "--cache-dir", str(cache), "--runs-dir", str(tmp_path / str(ranks)), *sets],
+                             tmp_path, ranks=ranks, script="main-finetune.py")
+        for code, _, output in ended:
+            assert code == 0, output
+        assert ranks == 1 or not ended[1][2].strip()
+    same(records(tmp_path / "2"), records(tmp_path / "1"), ("loss", "label_loss", "accuracy", "f1", "matthews"))
+    one, two = (next((tmp_path / name).glob("*/predictions.csv")).read_text().splitlines() for name in "12")
+    assert len(one) == len(two) and [line.split(",")[0] for line in one] == [line.split(",")[0] for line in two]

@@ -1,0 +1,168 @@
+"""Loss scaling, activation checkpointing and torch.compile: they change no result."""
+import copy
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from albert import AlbertConfig, AlbertForPretraining
+from hps import HPS
+from trainer.compiling import compile_blocks
+from trainer.distributed import World
+from trainer.errors import RunError
+from trainer.loop import Trainer
+from trainer.scaling import LossScaler
+
+CPU = torch.device("cpu")
+CONFIG = dict(vocab_size=60, embedding_size=8, hidden_size=16, num_hidden_layers=3, num_attention_heads=2,
+              intermediate_size=32, max_position_embeddings=64, hidden_dropout_prob=0.2, attention_probs_dropout_prob=0.2)
+
+
+def model_of(**changes):
+    torch.manual_seed(0)
+    return AlbertForPretraining(AlbertConfig(**{**CONFIG, **changes}))
+
+
+class Task:
+    """Rows of random tokens whose every tenth is to be told; ``blow_up`` makes the loss of those updates infinite."""
+    count_names, sum_names = ("mlm", "tokens"), ("mlm_loss",)
+
+    def __init__(self, blow_up=()):
+        self.blow_up, self.step = blow_up, 0
+
+    def position(self):
+        return {"step": 0}
+
+    def updates(self, position):
+        step = position["step"]
+        while True:
+            step += 1
+            self.step = step
+            ids = torch.randint(5, 60, (4, 40), generator=torch.Generator().manual_seed(step))
+            yield {"step": step}, [(0, {"ids": ids[:3]}), (1, {"ids": ids[3:, :24]})]
+
+    def counts(self, batch):
+        return {"mlm": batch["ids"][:, ::10].numel(), "tokens": batch["ids"].numel()}
+
+    def sums(self, model, batch):
+        ids = batch["ids"]
+        logits = model(ids.masked_fill(torch.arange(ids.shape[1]) % 10 == 0, 4)).mlm_logits[:, ::10]
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), ids[:, ::10].flatten(), reduction="sum")
+        return {"mlm_loss": loss * (math.inf if self.step in self.blow_up else 1)}
+
+    def evaluation(self):
+        return []
+
+    def metrics(self, outputs):
+        return {"loss": 1.0}
+
+    def goodness(self, scores):
+        return -scores["loss"]
+
+    def baselines(self):
+        return {}
+
+
+def train(steps=12, task=None, scaler=None, dtype=None, model=None, **settings):
+    """The trainer and its log after so many updates."""
+    hps = SimpleNamespace(**vars(HPS["pretrain", "tiny"]))
+    vars(hps).update(max_steps=steps, warmup_steps=2, log_every=1, eval_every=1000, seq_len=64, precision="fp32",
+                     **settings)
+    trainer = Trainer(task or Task(), model or model_of(), None, hps, World(0, 1, CPU), quiet=True)
+    trainer.scaler, trainer.dtype = scaler or trainer.scaler, dtype
+    log = []
+    trainer.fit(SimpleNamespace(path=None, writes=False, log=log.append, draw=lambda baselines: None))
+    return trainer, [record for record in log if record["kind"] == "train"]
+
+
+def weights(trainer):
+    return trainer.model.state_dict()
+
+
+@pytest.mark.parametrize("optimizer", ["muon", "lamb"])
+def test_a_scale_changes_no_bit(optimizer):
+    plain, log = train(optimizer=optimizer)
+    scaled, scaled_log = train(optimizer=optimizer, scaler=LossScaler(True, patience=3))
+    assert all(torch.equal(one, other) for one, other in zip(weights(plain).values(), weights(scaled).values()))
+    assert [record["loss"] for record in log] == [record["loss"] for record in scaled_log]
+    assert scaled.scaler.scale == 2.0 ** 20 and [record["loss_scale"] for record in log] == [1.0] * 12
+
+
+def test_an_overflow_is_skipped_and_counted():
+    """Under two optimisers: neither moves a weight. The scale halves, and training goes on."""
+    trainer, log = train(3, Task(blow_up=(3,)), LossScaler(True))
+    assert trainer.scaler.scale == 2.0 ** 15 and log[-1]["skipped_steps"] == 1 and "loss" not in log[-1]
+    longer, log = train(6, Task(blow_up=(3, 4)), LossScaler(True))
+    assert [record["skipped_steps"] for record in log] == [0, 0, 1, 1, 0, 0] and longer.scaler.scale == 2.0 ** 14
+    assert all(torch.isfinite(weight).all() for weight in weights(longer).values())
+
+
+def test_a_skipped_update_leaves_the_weights():
+    trainer, _ = train(2)
+    before = copy.deepcopy(weights(trainer))
+    trainer.scaler, trainer.task.blow_up = LossScaler(True), (3,)
+    position, batches = next(trainer.task.updates({"step": 2}))
+    trainer._update(batches, SimpleNamespace(signal=0))
+    assert all(torch.equal(one, other) for one, other in zip(weights(trainer).values(), before.values()))
+
+
+def test_scaling_gives_up():
+    with pytest.raises(RunError, match="not finite"):
+        train(60, Task(blow_up=range(100)), LossScaler(True))
+
+
+def test_a_scaler_is_saved():
+    scaler = LossScaler(True, patience=4)
+    for norm in (1.0, math.nan, 1.0, 1.0):
+        scaler.accepts(norm)
+    again = LossScaler(True, patience=4)
+    again.load_state_dict(scaler.state_dict())
+    assert (again.scale, again.good) == (2.0 ** 15, 2)
+
+
+def test_float16_nystrom_stays_finite():
+    """Under autocast on the CPU, with rows longer than the landmarks, dropout and loss scaling."""
+    model = model_of(attention="nystrom", num_landmarks=8)
+    trainer, log = train(10, scaler=LossScaler(True), dtype=torch.float16, model=model)
+    assert all(torch.isfinite(weight).all() for weight in weights(trainer).values())
+    reference, reference_log = train(10, model=model_of(attention="nystrom", num_landmarks=8))
+    assert sum(record["skipped_steps"] for record in log) == 0
+    assert [record["loss"] for record in log] == pytest.approx([record["loss"] for record in reference_log], abs=0.05)
+
+
+@pytest.mark.parametrize("changes", [{}, {"attention": "nystrom", "num_landmarks": 8}, {"norm_position": "pre"},
+                                     {"share": "none"}])
+def test_activation_checkpointing_changes_no_gradient(changes):
+    """With dropout, in as many bits as there are; and less is kept for the backward pass."""
+    ids, mask = torch.randint(5, 60, (3, 40)), torch.ones(3, 40, dtype=torch.bool)
+    mask[1, 20:] = False
+    gradients, kept = [], []
+    for flag in (False, True):
+        model, sizes = model_of(**changes).train(), []
+        model.albert.encoder.activation_checkpointing = flag
+        torch.manual_seed(1)
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: sizes.append(t.numel()) or t, lambda t: t):
+            loss = model(ids, None, mask).mlm_logits.square().mean()
+        loss.backward()
+        gradients.append([p.grad for p in model.parameters() if p.grad is not None])
+        kept.append(sum(sizes))
+    assert all(torch.equal(one, other) for one, other in zip(*gradients))
+    assert kept[1] < kept[0] / 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("attention", ["softmax", "nystrom"])
+def test_compiled_training_has_the_same_losses(attention, capsys):
+    changes = dict(attention=attention, num_landmarks=8, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
+                   classifier_dropout_prob=0.0)
+    _, plain = train(6, model=model_of(**changes), optimizer="adamw")
+    _, compiled = train(6, model=model_of(**changes), optimizer="adamw", compile=True)
+    assert [r["loss"] for r in compiled] == pytest.approx([r["loss"] for r in plain], abs=1e-5)
+    assert capsys.readouterr().out.count("compile: 2 blocks") == 1
+
+
+def test_compiling_needs_a_compiler(monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(RunError, match="no-such-compiler"):
+        compile_blocks(model_of(), 64, CPU)

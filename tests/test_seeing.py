@@ -1,0 +1,91 @@
+"""What a run says of itself: the log, profiles, estimates, comparisons."""
+import json
+import os
+import subprocess
+import sys
+
+import faults
+import pytest
+import torch
+from conftest import ROOT, arguments, refused
+from torch.utils.flop_counter import FlopCounterMode
+
+from albert import AlbertConfig, AlbertForPretraining
+from trainer.flops import flops_per_token, peak_flops
+
+SETTINGS = ["max_steps=6", "save_every=6", "eval_every=3", "precision=fp32"]
+
+
+@pytest.mark.parametrize("changes", [{}, {"share": "none"}, {"embedding_size": 32}, {"num_hidden_layers": 5}])
+def test_operations_are_those_that_pytorch_counts(changes):
+    shape = dict(vocab_size=100, embedding_size=16, hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
+                 intermediate_size=64, max_position_embeddings=64, sentence_objective="none")
+    config = AlbertConfig(**{**shape, **changes})
+    model = AlbertForPretraining(config)
+    math = torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH)
+    with math, FlopCounterMode(display=False) as counter:
+        logits = model(torch.randint(5, 100, (4, 64))).mlm_logits
+        logits.sum().backward()
+    assert flops_per_token(config, 64, 1.0) * 4 * 64 == pytest.approx(counter.get_total_flops(), rel=0.02)
+
+
+def test_a_peak_is_measured():
+    assert 1e8 < peak_flops(torch.device("cpu"), None) < 1e14
+
+
+def test_every_line_says_how_it_goes(corpus, cache, tmp_path, pretrain):
+    result = pretrain(arguments(corpus, cache, tmp_path, SETTINGS, ["--profile", "2"]))
+    assert result.code == 0, result.err
+    run, = tmp_path.iterdir()
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    for line in lines:
+        if line["kind"] == "train":
+            assert line["gradient_norm"] > 0 and line["loss_scale"] == 1 and line["skipped_steps"] == 0
+            assert 0 < line["mfu"] < 1.5 and 0 <= line["data_wait_share"] < 1 and line["tokens_per_second"] > 0
+            assert 1e7 < line["peak_memory"] < 1e12
+    assert result.out.count("ms an update") == 5 and "2 updates profiled" in result.out
+    assert json.loads((run / "trace.json").read_text())["traceEvents"]
+
+
+def test_a_dry_run_trains_nothing(corpus, cache, tmp_path, pretrain):
+    result = pretrain(arguments(corpus, cache, tmp_path / "runs", SETTINGS, ["--dry-run"]))
+    assert result.code == 0 and not (tmp_path / "runs").exists(), result.err
+    for word in ("parameters:", "tokens an epoch:", "memory:", "GiB", "time:"):
+        assert word in result.out
+
+
+@pytest.mark.slow
+def test_wandb_offline(corpus, cache, tmp_path):
+    pytest.importorskip("wandb")
+    done = subprocess.run([sys.executable, ROOT / "main-pretrain.py",
+                           *arguments(corpus, cache, tmp_path, SETTINGS, ["--log", "wandb"])], cwd=ROOT, text=True,
+                          capture_output=True, env={**os.environ, "WANDB_MODE": "offline", "WANDB_SILENT": "true"})
+    assert done.returncode == 0, done.stderr
+    run, = tmp_path.iterdir()
+    written, = run.glob("wandb/offline-run-*/*.wandb")
+    assert b"train/mlm_loss" in written.read_bytes()
+
+
+def test_wandb_absent(corpus, cache, tmp_path, pretrain, monkeypatch):
+    import importlib.util
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "wandb" else found(name, *rest))
+    refused(pretrain(arguments(corpus, cache, tmp_path / "runs", SETTINGS, ["--log", "wandb"])), "pip install wandb")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_runs_are_compared(corpus, cache, tmp_path):
+    for seed in (0, 1):
+        settings = [*SETTINGS, f"seed={seed}"]
+        assert faults.train(arguments(corpus, cache, tmp_path / "runs", settings), tmp_path)[0][0] == 0
+    runs = sorted((tmp_path / "runs").iterdir())
+    done = subprocess.run([sys.executable, ROOT / "bench" / "compare.py", *runs, "--output", tmp_path / "both.png"],
+                          cwd=tmp_path, text=True, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    best = [json.loads((run / "metrics.json").read_text())["dev"]["loss"] for run in runs]
+    header, *rows = done.stdout.strip().splitlines()
+    assert "mlm_loss" in header and "seed" in header
+    assert all(run.name in row and f"{loss:.4f}" in row for run, row, loss in zip(runs, rows, best))
+    assert (tmp_path / "both.png").read_bytes()[:4] == b"\x89PNG"
+    done = subprocess.run([sys.executable, ROOT / "bench" / "compare.py", tmp_path], text=True, capture_output=True)
+    assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1

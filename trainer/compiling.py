@@ -1,0 +1,41 @@
+"""torch.compile for training, with static shapes."""
+import os
+import shutil
+
+import torch
+import torch.nn.functional as F
+
+from trainer.errors import RunError
+
+_LENGTHS = 8             # different lengths of a batch that are compiled for
+
+
+def compile_blocks(model, seq_len, device):
+    """Compile the encoder's blocks, each for every shape that it meets: ALBERT's shared block once for all layers.
+
+    Batches are padded to one of a few lengths on their way through the encoder; no result depends on padding. Returns a
+    line that says what was done. Raises RunError where there is no C++ compiler, which PyTorch needs on a CPU.
+    """
+    compiler = os.environ.get("CXX", "g++")
+    if device.type == "cpu" and shutil.which(compiler) is None:
+        raise RunError(f"compile=true needs a C++ compiler on a CPU ({compiler} is not there); --set compile=false")
+    torch._dynamo.config.recompile_limit = 4 * _LENGTHS * 2          # training and scoring, full and last micro-batch
+    encoder, width, lengths = model.albert.encoder, -(-seq_len // (8 * _LENGTHS)) * 8, []
+
+    def pad(module, inputs):
+        hidden, mask = inputs
+        batch, length, _ = hidden.shape
+        lengths.append(length)
+        missing = -length % width
+        if not missing:
+            return None
+        mask = hidden.new_ones(batch, length, dtype=torch.bool) if mask is None else mask
+        return F.pad(hidden, (0, 0, 0, missing)), F.pad(mask, (0, missing))
+
+    encoder.register_forward_pre_hook(pad)
+    encoder.register_forward_hook(lambda module, inputs, output: output[:, :lengths.pop()])
+    blocks = [*encoder.attention, *encoder.feed_forward]
+    for block in blocks:
+        block.compile(dynamic=False)
+    return (f"compile: {len(blocks)} blocks of the encoder, for lengths that are multiples of {width} tokens; the first "
+            f"batch of each shape takes longer")

@@ -1,0 +1,42 @@
+"""Floating-point operations of training and of the machine, for the model FLOP/s utilisation (MFU) of the log."""
+import time
+
+import torch
+
+# Dense peaks of the tensor cores in bf16 or fp16, operations a second, from NVIDIA's data sheets.
+_PEAKS = {"B200": 2.25e15, "H200": 989e12, "H100 PCIe": 756e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12,
+          "L4": 121e12, "A10": 125e12, "V100": 125e12, "T4": 65e12, "RTX 4090": 165e12, "RTX 3090": 71e12}
+
+
+def flops_per_token(config, seq_len, mask_prob):
+    """Operations of one forward and backward pass over a token of a row of ``seq_len``: 6 for each weight of a matrix
+    product (Kaplan et al. 2020, section 2.1) and 3 times those of attention. Shared layers count each time they run.
+
+    Norms, activations, softmax and the pseudo-inverse are left out, as is usual.
+    """
+    hidden, size = config.hidden_size, config.embedding_size
+    keys = 2 * config.num_landmarks if config.attention == "nystrom" else seq_len
+    layer = 4 * hidden ** 2 + 2 * hidden * config.intermediate_size + 2 * keys * hidden
+    projection = size * hidden if config.projects_embeddings else 0
+    head = mask_prob * size * (hidden + config.vocab_size)
+    return 6 * (config.num_hidden_layers * config.inner_group_num * layer + projection + head)
+
+
+def peak_flops(device, dtype):
+    """Operations a second that the device can reach: from the data sheet of a known GPU, else measured, the best of a few
+    products of matrices."""
+    dtype = dtype or torch.float32
+    if device.type == "cuda" and dtype != torch.float32:
+        name = torch.cuda.get_device_name(device)
+        known = next((peak for part, peak in _PEAKS.items() if part in name), None)
+        if known is not None:
+            return known
+    size = 8192 if device.type == "cuda" else 768
+    matrix, best = torch.randn(size, size, device=device).to(dtype), float("inf")
+    for _ in range(6):
+        start = time.perf_counter()
+        matrix @ matrix
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        best = min(best, time.perf_counter() - start)
+    return 2 * size ** 3 / best
