@@ -83,7 +83,7 @@ def absolute(name):
 
 def resumed_settings(args, given):
     folder = args.resume
-    config = read_config(folder)
+    config = TRAINING_FLAGS | read_config(folder)
     process = settings_of(folder, config, dict(cpu=False, cache_dir=DEFAULT_CACHE))
     args.cpu, args.cache_dir = args.cpu or process.cpu, args.cache_dir or process.cache_dir
     flags = settings_of(folder, config, TRAINING_FLAGS)

@@ -270,7 +270,8 @@ def measure(args, task, seed, side):
 def compare_speed(args):
     """Whole updates of ours (length buckets, bf16 where the machine has it) and of the peer (batches as they are drawn,
     padded to their longest row; float32, its default, and bf16)."""
-    print(f"{torch.get_num_threads()} threads, {args.rounds} rounds of {args.updates} updates of each in turn; samples a second\n")
+    print(f"{torch.get_num_threads()} threads, {args.rounds} rounds of {args.updates} updates of each in turn; "
+          "samples a second\n")
     print("| task | ours | peer, bf16 | peer, fp32 | ours / bf16 | ours / fp32 |\n|---|---|---|---|---|---|")
     for name in args.tasks:
         sides = {"ours": OurSide(args, name), "bf16": PeerSide(args, name, torch.bfloat16),

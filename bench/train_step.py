@@ -52,8 +52,8 @@ def main():
     args = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     print(f"{device}, {torch.get_num_threads()} threads, median of {args.rounds} rounds of {args.steps} steps in turn\n")
-    print("| model | rows x tokens | side | tokens/s | ours in bf16 is times as fast | share of the ceiling | peak memory, MB |"
-          "\n|---|---|---|---|---|---|---|")
+    print("| model | rows x tokens | side | tokens/s | ours in bf16 is times as fast | share of the ceiling | "
+          "peak memory, MB |\n|---|---|---|---|---|---|---|")
     for model in args.models:
         for shape in args.shapes:
             compare(args, device, model, shape)
@@ -74,7 +74,8 @@ def compare(args, device, model, shape):
     for side, rounds in rates.items():
         ratio = statistics.median(ours / other for (ours, _), (other, _) in zip(rates[args.sides[0]], rounds))
         rate, reached = (statistics.median(column) for column in zip(*rounds))
-        print(f"| {model} | {shape} | {side} | {rate:,.0f} | {ratio:.2f} | {reached:.0%} | {memory[side]:,.0f} |", flush=True)
+        print(f"| {model} | {shape} | {side} | {rate:,.0f} | {ratio:.2f} | {reached:.0%} | {memory[side]:,.0f} |",
+              flush=True)
 
 
 def build(kind, precision, model, shape, device, data, cache):

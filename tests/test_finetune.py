@@ -148,7 +148,8 @@ def own(tables, *flags):
 ])
 def test_every_benchmark(checkpoint, benchmarks, tmp_path, finetune, task, metrics, examples):
     data = benchmarks / "race" if task == "race" else benchmarks
-    result = finetune(arguments(checkpoint, tmp_path, task, "--data", data, settings=["doc_stride=16", *["class_weights=balanced"] * (task == "ner")]))
+    weights = ["class_weights=balanced"] if task == "ner" else []
+    result = finetune(arguments(checkpoint, tmp_path, task, "--data", data, settings=["doc_stride=16", *weights]))
     assert result.code == 0, result.err
     run, saved, predictions = read_run(tmp_path)
     assert metrics <= set(saved["dev"]) and saved["task"] == task and "main-finetune.py" in saved["command"]

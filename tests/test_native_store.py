@@ -184,7 +184,7 @@ def test_refusals(changes, message):
 
 
 def records(run):
-    timed = ("tokens_per_second", "data_wait_share")
+    timed = ("tokens_per_second", "data_wait_share", "mfu", "peak_memory")
     lines = (json.loads(line) for line in (run / "log.jsonl").read_text().splitlines())
     return [{key: value for key, value in line.items() if key not in timed} for line in lines]
 
