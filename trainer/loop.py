@@ -41,7 +41,8 @@ class Trainer:
         self.model.albert.encoder.activation_checkpointing = hps.activation_checkpointing
         if hps.compile:
             line = compile_blocks(self.model, hps.seq_len, world.device)
-            print(line, flush=True) if world.is_main else None
+            if world.is_main:
+                print(line, flush=True)
         self.step, self.tokens, self.position = 0, 0, task.position()
         self.best = {"step": None, "score": -math.inf}
         self.window = {}               # sums since the last log line, over all processes
