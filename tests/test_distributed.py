@@ -120,6 +120,13 @@ def test_every_sample_once_an_epoch(corpus, cache, settings, monkeypatch, size):
     assert first == list(range(count)) and len(read) == len(set(read))
 
 
+def test_more_processes_than_micro_batches_of_an_evaluation(corpus, cache, settings):
+    settings = SimpleNamespace(**vars(settings) | {"eval_sequences": 1})
+    alone, = tasks(corpus, cache, settings, 1)
+    for task in tasks(corpus, cache, settings, 3):
+        assert task.unigram_loss == alone.unigram_loss and len(task.evaluation()) == (task.world.rank == 0)
+
+
 @pytest.mark.parametrize("size", [2, 3, 5])
 def test_evaluation_is_shared_out(corpus, cache, settings, size):
     alone, = tasks(corpus, cache, settings, 1)

@@ -71,9 +71,12 @@ class Pretraining:
 
     def evaluation(self):
         """This process's share of the held-out micro-batches, the same at every call."""
-        count = min(self.hps.eval_sequences, len(self.heldout.plan(0).label))
-        batches = _micro_batches(self.heldout, [(0, 0, count)], self.hps.micro_batch_size, self.world)
+        batches = _micro_batches(self.heldout, [(0, 0, len(self._evaluated()))], self.hps.micro_batch_size, self.world)
         return [batch for _, batch in batches]
+
+    def _evaluated(self):
+        """The held-out samples that an evaluation reads, over all processes."""
+        return np.arange(min(self.hps.eval_sequences, len(self.heldout.plan(0).label)))
 
     def counts(self, batch):
         """What each part of the loss is averaged over, and the tokens read."""
@@ -126,7 +129,7 @@ class Pretraining:
         for document in self.heldout.documents[bounds[self.heldout.documents] < limit]:
             counts -= np.bincount(store.tokens[bounds[document]:bounds[document + 1]], minlength=size)
         logs = np.log((counts + 1) / (counts.sum() + size))
-        labels = torch.cat([batch["mlm_labels"] for batch in self.evaluation()])
+        labels = self.heldout.batch(0, self._evaluated())["mlm_labels"]
         if not len(labels):
             raise DataError("the held-out documents are too short to mask a token: give more text, or a larger "
                             "--set heldout_fraction")
