@@ -134,7 +134,7 @@ def finetune(args, flags, hps, keys, data, world):
             labels["id2label"] = dict(enumerate(data.labels))
         elif data.kind == "regression":
             labels["num_labels"] = 1
-        model, changes = adapted_model(flags.init_from, tokenizer, hps, changed, model_class, **labels)
+        model, changes = adapted_model(folder, tokenizer, hps, changed, model_class, **labels)
     if flags.freeze:
         freeze(model, flags.freeze)
     with world.main_first():

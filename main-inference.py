@@ -135,8 +135,9 @@ def export(args):
     from albert.export import export_onnx, export_torch, whole_model
     from data.tokenizer import load_tokenizer, save_tokenizer
 
-    model = whole_model(args.checkpoint)
-    save_tokenizer(load_tokenizer(checkpoint_folder(args.checkpoint)), args.output)
+    folder = checkpoint_folder(args.checkpoint)
+    model = whole_model(folder)
+    save_tokenizer(load_tokenizer(folder), args.output)
     if args.export == "onnx":
         file = args.output / "model.onnx"
         print(f"{file}: differs from PyTorch by {export_onnx(model, file):.0e} at most")

@@ -105,11 +105,11 @@ def main():
     quiet = args.tqdm_off or not world.is_main
     pipeline = PIPELINES[flags.preprocess]
 
-    if flags.init_from:
-        read_model_config(checkpoint_folder(flags.init_from))           # its faults are told before any text is read
+    start = checkpoint_folder(flags.init_from) if flags.init_from and not args.resume else None
+    if start:
+        read_model_config(start)                                        # its faults are told before any text is read
     source = open_source(flags.data, text_field=flags.text_field, documents=flags.documents, small=flags.small)
-    vocabulary = flags.tokenizer or flags.init_from and checkpoint_folder(flags.init_from)
-    store, tokenizer = pipeline.prepare(source, args.cache_dir or DEFAULT_CACHE, tokenizer=vocabulary,
+    store, tokenizer = pipeline.prepare(source, args.cache_dir or DEFAULT_CACHE, tokenizer=flags.tokenizer or start,
                                         kind=hps.tokenizer_kind, vocab_size=hps.vocab_size, seed=hps.seed,
                                         num_workers=torch.get_num_threads(), progress=not quiet,
                                         announce=world.is_main, world=world)
@@ -117,8 +117,8 @@ def main():
     if args.resume:
         path, state = world.from_main(lambda: newest_of(args.resume, store))
         model, changes = AlbertForPretraining.from_pretrained(path), []
-    elif flags.init_from:
-        model, changes = adapted_model(flags.init_from, tokenizer, hps, keys)
+    elif start:
+        model, changes = adapted_model(start, tokenizer, hps, keys)
     else:
         model, changes = new_model(hps), []
     task = Pretraining(store, tokenizer, hps, world, pipeline)

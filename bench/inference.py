@@ -10,7 +10,6 @@ freed memory as the scripts do, the peer is as it comes, answering one text at a
 """
 import argparse
 import multiprocessing
-import resource
 import statistics
 import sys
 import tempfile
@@ -112,7 +111,7 @@ def answers(texts):
     """Seconds, the probabilities of the likelier class or the embeddings, and the process's peak memory in MB."""
     start = time.perf_counter()
     found = answer(texts)
-    return time.perf_counter() - start, torch.stack(found), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
+    return time.perf_counter() - start, torch.stack(found), machine.peak_memory(torch.device("cpu")) / 1e6
 
 
 if __name__ == "__main__":

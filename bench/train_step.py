@@ -12,7 +12,6 @@ the largest of them, the share of the ceiling; and the process's peak memory.
 """
 import argparse
 import multiprocessing
-import resource
 import statistics
 import sys
 import time
@@ -30,6 +29,7 @@ from data.sources import open_source
 from data.store import prepare
 from hps import HPS
 from trainer import distributed, machine
+from trainer.flops import matmul_flops
 from trainer.initial import new_model
 from trainer.loop import Trainer
 from trainer.optimizers import build_optimizers
@@ -37,6 +37,7 @@ from trainer.pretraining import Pretraining
 
 SIDES = {"ours, bf16": ("ours", "bf16"), "ours, fp32": ("ours", "fp32"), "peer, bf16": ("peer", "bf16"),
          "peer, fp32": ("peer", "fp32")}
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
@@ -50,18 +51,17 @@ def main():
     parser.add_argument("--steps", type=int, default=3, help="of each side a round")
     parser.add_argument("--cache-dir", default="~/.cache/albert")
     args = parser.parse_args()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    print(f"{device}, {torch.get_num_threads()} threads, median of {args.rounds} rounds of {args.steps} steps in turn\n")
+    print(f"{DEVICE}, {torch.get_num_threads()} threads, median of {args.rounds} rounds of {args.steps} steps in turn\n")
     print("| model | rows x tokens | side | tokens/s | ours in bf16 is times as fast | share of the ceiling | "
           "peak memory, MB |\n|---|---|---|---|---|---|---|")
     for model in args.models:
         for shape in args.shapes:
-            compare(args, device, model, shape)
+            compare(args, model, shape)
 
 
-def compare(args, device, model, shape):
+def compare(args, model, shape):
     context = multiprocessing.get_context("spawn")
-    sides = {side: ProcessPoolExecutor(1, context, build, (*SIDES[side], model, shape, device, args.data, args.cache_dir))
+    sides = {side: ProcessPoolExecutor(1, context, build, (*SIDES[side], model, shape, args.data, args.cache_dir))
              for side in args.sides}
     rates, share, memory = {side: [] for side in sides}, {}, {}
     for number in range(args.rounds + 1):
@@ -78,35 +78,36 @@ def compare(args, device, model, shape):
               flush=True)
 
 
-def build(kind, precision, model, shape, device, data, cache):
+def build(kind, precision, model, shape, data, cache):
     """Make a side in its process: ``step(batch)``, its batches, and the products of a step in FLOP."""
     global step, batches, flops, ceiling
     rows, length = map(int, shape.split("x"))
     hps = SimpleNamespace(**vars(HPS["pretrain", model]) | dict(
         seq_len=length, batch_size=rows, micro_batch_size=rows, attention="softmax", optimizer="adamw", learning_rate=1e-4,
         hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, precision=precision, warmup_steps=10, num_workers=0))
-    if kind == "ours" and device.type == "cpu":
+    if kind == "ours" and DEVICE.type == "cpu":
         machine.keep_freed_memory()
     store, tokenizer = prepare(open_source([str(data / "pretrain")]), cache, tokenizer=data / "vocab" / "30k-clean.model",
                                kind="unigram", vocab_size=30_000, seed=0, num_workers=2, progress=False, announce=False)
     hps.vocab_size = tokenizer.get_vocab_size()
-    world = distributed.World(0, 1, device)
+    world = distributed.World(0, 1, DEVICE)
     task, network = Pretraining(store, tokenizer, hps, world), new_model(hps)
     trainer = Trainer(task, network, tokenizer, hps, world, quiet=True)
     batches = (micro_batches for _, micro_batches in task.updates(task.position()))
     received = SimpleNamespace(signal=0)
     with FlopCounterMode(display=False) as counter:
         trainer._update(next(batches), received)
-    flops, ceiling = counter.get_total_flops(), matmul_ceiling(device, DTYPES[precision], rows * length, hps)
+    flops, ceiling = counter.get_total_flops(), matmul_flops(
+        DEVICE, DTYPES[precision], rows * length, hps.hidden_size, hps.intermediate_size, repeats=30)
     if kind == "peer":
         del trainer, network
-        machine.choose_attention_backend(None, device, length)                  # PyTorch's own choice
-        step = peer_step(model, hps, device, DTYPES[precision])
+        machine.choose_attention_backend(None, DEVICE, length)                  # PyTorch's own choice
+        step = peer_step(model, hps, DTYPES[precision])
     else:
         step = lambda micro_batches: trainer._update(micro_batches, received)  # noqa: E731
 
 
-def peer_step(model, hps, device, dtype):
+def peer_step(model, hps, dtype):
     import transformers
 
     transformers.set_seed(0)
@@ -114,16 +115,16 @@ def peer_step(model, hps, device, dtype):
             "hidden_dropout_prob attention_probs_dropout_prob max_position_embeddings layer_norm_eps"
     settings = {name: getattr(hps, name) for name in names.split()}
     family = "Bert" if hps.model_type == "bert" else "Albert"
-    peer = getattr(transformers, f"{family}ForPreTraining")(getattr(transformers, f"{family}Config")(**settings)).to(device)
+    peer = getattr(transformers, f"{family}ForPreTraining")(getattr(transformers, f"{family}Config")(**settings)).to(DEVICE)
     sentence = "next_sentence_label" if family == "Bert" else "sentence_order_label"
     optimizer, = build_optimizers(peer, hps)
 
     def step(micro_batches):
         (_, batch), = micro_batches
-        batch = {name: tensor.to(device) for name, tensor in batch.items()}
+        batch = {name: tensor.to(DEVICE) for name, tensor in batch.items()}
         labels = torch.full_like(batch["input_ids"], NO_LABEL).flatten()
         labels[batch["masked_positions"]] = batch["mlm_labels"]
-        with machine.autocast(None if dtype == torch.float32 else dtype, device):
+        with machine.autocast(None if dtype == torch.float32 else dtype, DEVICE):
             loss = peer(input_ids=batch["input_ids"], token_type_ids=batch["token_type_ids"],
                         attention_mask=batch["attention_mask"], labels=labels.view_as(batch["input_ids"]),
                         **{sentence: batch["sentence_labels"]}).loss
@@ -132,20 +133,6 @@ def peer_step(model, hps, device, dtype):
         optimizer.step()
         optimizer.zero_grad()
     return step
-
-
-def matmul_ceiling(device, dtype, tokens, hps):
-    """FLOP/s of the largest product of a layer, the best of many."""
-    a = torch.randn(tokens, hps.hidden_size, device=device, dtype=dtype)
-    b = torch.randn(hps.hidden_size, hps.intermediate_size, device=device, dtype=dtype)
-    out, best = torch.empty(tokens, hps.intermediate_size, device=device, dtype=dtype), 1e9
-    for _ in range(30):
-        synchronize()
-        start = time.perf_counter()
-        torch.mm(a, b, out=out)
-        synchronize()
-        best = min(best, time.perf_counter() - start)
-    return 2 * tokens * hps.hidden_size * hps.intermediate_size / best
 
 
 def run(steps):
@@ -158,9 +145,7 @@ def run(steps):
         step(micro_batches)
     synchronize()
     seconds = time.perf_counter() - start
-    memory = torch.cuda.max_memory_allocated() / 1e6 if torch.cuda.is_available() else \
-        resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
-    return tokens / seconds, memory, flops * steps / seconds / ceiling
+    return tokens / seconds, machine.peak_memory(DEVICE) / 1e6, flops * steps / seconds / ceiling
 
 
 def synchronize():

@@ -1,5 +1,6 @@
 """--init-from: what a run takes over from a checkpoint, and what it changes."""
 import json
+import shutil
 
 import pytest
 import torch
@@ -82,3 +83,13 @@ def test_what_no_checkpoint_can_change_is_refused(checkpoint, corpus, cache, tmp
     assert result.code == 2 and "fixed by the checkpoint" in result.err
     result = pretrain(["--model", "tiny", "--data", str(corpus), "--init-from", str(tmp_path / "nothing")])
     assert result.code == 2 and "no such folder" in result.err
+
+
+def test_a_run_goes_on_without_the_checkpoint_it_began_with(checkpoint, corpus, cache, tmp_path, pretrain):
+    start = tmp_path / "start"
+    shutil.copytree(checkpoint, start)
+    continued(start, corpus, cache, tmp_path / "runs", pretrain)
+    shutil.rmtree(start)
+    run, = (tmp_path / "runs").iterdir()
+    result = pretrain(["--resume", str(run), "--tqdm-off"])
+    assert result.code == 0, result.err

@@ -16,7 +16,9 @@ from trainer.flops import flops_per_token, peak_flops
 SETTINGS = ["max_steps=6", "save_every=6", "eval_every=3", "precision=fp32"]
 
 
-@pytest.mark.parametrize("changes", [{}, {"share": "none"}, {"embedding_size": 32}, {"num_hidden_layers": 5}])
+@pytest.mark.parametrize("changes", [{}, {"share": "none"}, {"embedding_size": 32}, {"num_hidden_layers": 5},
+                                     {"attention": "linear"}, {"attention": "linformer", "num_landmarks": 16},
+                                     {"attention": "performer", "num_features": 32}])
 def test_operations_are_those_that_pytorch_counts(changes):
     shape = dict(vocab_size=100, embedding_size=16, hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
                  intermediate_size=64, max_position_embeddings=64, sentence_objective="none")

@@ -1,5 +1,4 @@
 """Token store: against encoding each sentence by itself; built by any number of processes; never half."""
-import contextlib
 import fcntl
 import hashlib
 import json
@@ -24,6 +23,7 @@ from data.errors import DataError
 from data.sentences import split_sentences
 from data.store import Store, prepare
 from data.tokenizer import load_tokenizer, save_tokenizer, special_ids, train_tokenizer
+from trainer.distributed import World
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -368,15 +368,7 @@ class Together:
         self.barrier()
         return made
 
-    @contextlib.contextmanager
-    def main_first(self):
-        if not self.is_main:
-            self.barrier()
-        try:
-            yield
-        finally:
-            if self.is_main:
-                self.barrier()
+    main_first = World.main_first
 
 
 def build_together(cache, tokenizer, size, make_source=corpus):

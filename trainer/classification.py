@@ -16,18 +16,19 @@ class Classification(Finetuning):
         super().__init__(data, train, dev, hps, world)
         labels = train.targets["labels"]
         counts = np.bincount(labels, minlength=len(data.labels) or train.choices)
-        self.weights = class_weights(hps, counts).to(world.device)
+        self.weights = class_weights(hps, counts)
         self.majority = counts.argmax()
         self.average = "binary" if tuple(data.labels) == ("0", "1") else "macro"
 
     def counts(self, batch):
         counts = super().counts(batch)
         if "labels" in batch:
-            counts["label"] = float(self.weights[batch["labels"].to(self.weights.device)].sum())
+            counts["label"] = float(self.weights[batch["labels"]].sum())
         return counts
 
     def _losses(self, logits, labels):
-        loss = F.cross_entropy(logits, labels, self.weights, reduction="sum", label_smoothing=self.hps.label_smoothing)
+        loss = F.cross_entropy(logits, labels, self.weights.to(logits.device), reduction="sum",
+                               label_smoothing=self.hps.label_smoothing)
         return {"label_loss": loss}
 
     def sums(self, model, batch):
@@ -67,15 +68,15 @@ class MultiLabel(Finetuning):
         super().__init__(data, train, dev, hps, world)
         labels = train.targets["labels"]
         present = labels.sum(0)
-        self.weights = class_weights(hps, np.stack([len(labels) - present, present], -1)).to(world.device)
+        self.weights = class_weights(hps, np.stack([len(labels) - present, present], -1))
 
     def _weights(self, labels):
         """Of each label of each row, by whether it is there (B, classes)."""
-        without, those_with = self.weights.unbind(-1)
+        without, those_with = self.weights.to(labels.device).unbind(-1)
         return torch.where(labels > 0.5, those_with, without)
 
     def counts(self, batch):
-        return {**super().counts(batch), "label": float(self._weights(batch["labels"].to(self.weights.device)).sum())}
+        return {**super().counts(batch), "label": float(self._weights(batch["labels"]).sum())}
 
     def sums(self, model, batch):
         return self.predict(model, batch)[0]

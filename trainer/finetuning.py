@@ -93,7 +93,8 @@ class Finetuning:
 
 def class_weights(hps, counts):
     """float32, of the shape of ``counts``, the examples of each class (last axis): all 1, or with
-    ``class_weights=balanced`` N / (classes · its examples), as scikit-learn weighs them."""
+    ``class_weights=balanced`` N / (classes · its examples), as scikit-learn weighs them. On the CPU, where ``counts``
+    of a micro-batch are taken."""
     counts = np.asarray(counts, float)
     weights = counts.sum(-1, keepdims=True) / (counts.shape[-1] * np.maximum(counts, 1))
     return torch.tensor(weights if hps.class_weights == "balanced" else np.ones_like(counts), dtype=torch.float32)

@@ -15,7 +15,11 @@ def flops_per_token(config, seq_len, mask_prob):
     Norms, activations, softmax and the pseudo-inverse are left out, as is usual.
     """
     hidden, size = config.hidden_size, config.embedding_size
-    keys = 2 * config.num_landmarks if config.attention == "nystrom" else seq_len
+    # as many keys of softmax attention come to the products of a token; Performer's features take no gradient
+    keys = {"nystrom": 2 * config.num_landmarks, "linformer": 2 * config.num_landmarks,
+            "performer": 5 / 3 * config.num_features, "linear": config.head_dim,
+            "local": min(config.attention_window, seq_len),
+            "mra": min(config.block_size * config.blocks_per_row, seq_len)}.get(config.attention, seq_len)
     layer = 4 * hidden ** 2 + 2 * hidden * config.intermediate_size + 2 * keys * hidden
     projection = size * hidden if config.projects_embeddings else 0
     head = mask_prob * size * (hidden + config.vocab_size)
@@ -32,11 +36,18 @@ def peak_flops(device, dtype):
         if known is not None:
             return known
     size = 8192 if device.type == "cuda" else 768
-    matrix, best = torch.randn(size, size, device=device).to(dtype), float("inf")
-    for _ in range(6):
+    return matmul_flops(device, dtype, size, size, size)
+
+
+def matmul_flops(device, dtype, rows, inner, columns, repeats=6):
+    """Operations a second of the product of (rows, inner) and (inner, columns), the best of several."""
+    left, right, out = (torch.randn(shape, device=device).to(dtype)
+                        for shape in ((rows, inner), (inner, columns), (rows, columns)))
+    best = float("inf")
+    for _ in range(repeats):
         start = time.perf_counter()
-        matrix @ matrix
+        torch.mm(left, right, out=out)
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         best = min(best, time.perf_counter() - start)
-    return 2 * size ** 3 / best
+    return 2 * rows * inner * columns / best

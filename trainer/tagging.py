@@ -15,14 +15,14 @@ class Tagging(Finetuning):
     def __init__(self, data, train, dev, hps, world):
         super().__init__(data, train, dev, hps, world)
         tags = train.tokens["tags"]
-        self.weights = class_weights(hps, np.bincount(tags[tags != NO_LABEL], minlength=len(data.labels))).to(world.device)
+        self.weights = class_weights(hps, np.bincount(tags[tags != NO_LABEL], minlength=len(data.labels)))
 
     def counts(self, batch):
-        tags = batch["tags"][batch["tags"] != NO_LABEL].to(self.weights.device)
+        tags = batch["tags"][batch["tags"] != NO_LABEL]
         return {**super().counts(batch), "label": float(self.weights[tags].sum())}
 
     def _losses(self, logits, tags):
-        loss = F.cross_entropy(logits.flatten(0, 1), tags.flatten(), self.weights, reduction="sum",
+        loss = F.cross_entropy(logits.flatten(0, 1), tags.flatten(), self.weights.to(logits.device), reduction="sum",
                                ignore_index=NO_LABEL, label_smoothing=self.hps.label_smoothing)
         return {"label_loss": loss}
 
