@@ -1,6 +1,8 @@
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
 
 from albert.config import AlbertConfig
 from albert.encoder import ACTIVATIONS
@@ -8,6 +10,8 @@ from albert.encoder import ACTIVATIONS
 
 class MaskedLMHead(nn.Module):
     """Hidden states to vocabulary logits through the transposed word embeddings (BERT, ALBERT's release)."""
+
+    piece = 2 ** 19             # logits that `loss` has in float32 at a time: 2 MB, which stay in a core's cache
 
     def __init__(self, config: AlbertConfig):
         super().__init__()
@@ -19,6 +23,61 @@ class MaskedLMHead(nn.Module):
     def forward(self, hidden: torch.Tensor, word_embeddings: torch.Tensor) -> torch.Tensor:
         """hidden (..., H) and word_embeddings (V, E), the decoder's tied weight, to logits (..., V)."""
         return F.linear(self.norm(self.activation(self.dense(hidden))), word_embeddings, self.bias)
+
+    def loss(self, hidden: torch.Tensor, word_embeddings: torch.Tensor,
+             labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Cross-entropy (nats, summed) of the logits of hidden (M, H) with labels (M,), and how many labels have the
+        largest logit: what `forward` leads to, without its (M, V) matrix in float32."""
+        inputs, device = self.norm(self.activation(self.dense(hidden))), hidden.device.type
+        if torch.is_autocast_enabled(device):
+            inputs = inputs.to(torch.get_autocast_dtype(device))
+        with torch.autocast(device, enabled=False):
+            return DecodedCrossEntropy.apply(inputs, word_embeddings, self.bias, labels, self.piece)
+
+
+class DecodedCrossEntropy(Function):
+    """Cross-entropy over a vocabulary, with its gradient formed as the loss is: d loss / d logits = softmax - one-hot."""
+
+    @staticmethod
+    def forward(ctx, inputs, weight, bias, labels, piece):
+        """inputs (M, E), weight (V, E), bias (V,), labels (M,) to (loss, correct); see `MaskedLMHead.loss`. Products are
+        of the type of the inputs, all else of float32 at least."""
+        differentiate, size, weight = any(ctx.needs_input_grad), len(weight), weight.to(inputs.dtype)
+        precise = torch.promote_types(inputs.dtype, torch.float32)
+        loss, correct = inputs.new_zeros((), dtype=precise), labels.new_zeros(())
+        inputs_grad, bias_grad, weight_grad = torch.empty_like(inputs), torch.zeros_like(bias, dtype=precise), None
+        block = max(8 * piece // size, 1)              # tokens whose products are computed together
+        for start in range(0, len(inputs), block):
+            part = slice(start, start + block)
+            logits = inputs[part] @ weight.T
+            rows = max(piece // size, 1)
+            for raw, label in zip(logits.split(rows), labels[part].split(rows)):
+                scores, label = raw.to(precise, copy=True).add_(bias), label[:, None]
+                best, index = scores.max(dim=-1, keepdim=True)
+                correct += (index == label).sum()
+                scores -= best
+                loss -= scores.gather(1, label).sum()
+                total = scores.exp_().sum(dim=-1, keepdim=True)
+                loss += total.log().sum()
+                if differentiate:
+                    scores /= total
+                    scores.scatter_add_(1, label, scores.new_full((), -1).expand_as(label))
+                    bias_grad += scores.sum(dim=0)
+                    raw.copy_(scores)
+            if differentiate:
+                torch.mm(logits, weight, out=inputs_grad[part])
+                product = (logits.T @ inputs[part]).to(precise)
+                weight_grad = product if weight_grad is None else weight_grad.add_(product)
+        if weight_grad is None:                         # no token, or nothing to differentiate
+            weight_grad = weight.new_zeros((), dtype=precise).expand(weight.shape)
+        ctx.save_for_backward(inputs_grad, weight_grad, bias_grad)
+        ctx.mark_non_differentiable(correct)
+        return loss, correct
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad, _):
+        return *(part * grad for part in ctx.saved_tensors), None, None
 
 
 class ClassificationHead(nn.Module):

@@ -23,6 +23,12 @@ class PretrainingOutput(NamedTuple):
     sop_logits: torch.Tensor | None     # (B, 2); None without a sentence objective
 
 
+class PretrainingLoss(NamedTuple):
+    mlm_loss: torch.Tensor              # (): cross-entropy (nats) with the labels, summed
+    mlm_correct: torch.Tensor           # (): how many labels have the largest logit
+    sop_logits: torch.Tensor | None     # (B, 2); None without a sentence objective
+
+
 class QuestionAnsweringOutput(NamedTuple):
     start_logits: torch.Tensor          # (B, T)
     end_logits: torch.Tensor            # (B, T)
@@ -70,13 +76,18 @@ class AlbertForPretraining(PretrainedModel):
 
     def forward(self, input_ids: torch.Tensor, token_type_ids: torch.Tensor | None = None,
                 attention_mask: torch.Tensor | None = None,
-                masked_positions: torch.Tensor | None = None) -> PretrainingOutput:
-        """masked_positions (M,): indices into the flattened (B · T) tokens; the MLM head runs on no others."""
+                masked_positions: torch.Tensor | None = None,
+                mlm_labels: torch.Tensor | None = None) -> PretrainingOutput | PretrainingLoss:
+        """masked_positions (M,): indices into the flattened (B · T) tokens; the MLM head runs on no others. With
+        mlm_labels (M,), what stood there, a PretrainingLoss, whose (M, V) logits are never held in float32."""
         hidden, pooled = self.albert(input_ids, token_type_ids, attention_mask)
         if masked_positions is not None:
             hidden = rearrange(hidden, "b t h -> (b t) h").index_select(0, masked_positions)
-        mlm_logits = self.mlm_head(hidden, self.albert.embeddings.word_embeddings.weight)
-        return PretrainingOutput(mlm_logits, None if pooled is None else self.sentence_head(pooled))
+        sop_logits = None if pooled is None else self.sentence_head(pooled)
+        word_embeddings = self.albert.embeddings.word_embeddings.weight
+        if mlm_labels is not None:
+            return PretrainingLoss(*self.mlm_head.loss(hidden, word_embeddings, mlm_labels), sop_logits)
+        return PretrainingOutput(self.mlm_head(hidden, word_embeddings), sop_logits)
 
 
 class AlbertForSequenceClassification(PretrainedModel):

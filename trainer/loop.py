@@ -18,6 +18,7 @@ from trainer import checkpoints
 from trainer.compiling import compile_blocks
 from trainer.errors import RunError
 from trainer.flops import flops_per_token, peak_flops
+from trainer.fused import fuse
 from trainer.machine import autocast, autocast_dtype, choose_attention_backend, peak_memory
 from trainer.optimizers import build_optimizers, schedule
 from trainer.profiling import profiled
@@ -43,6 +44,10 @@ class Trainer:
             line = compile_blocks(self.model, hps.seq_len, world.device)
             if world.is_main:
                 print(line, flush=True)
+        elif hps.fused and self.dtype == torch.bfloat16 and world.device.type == "cpu":
+            fuse(self.model)
+        if world.device.type == "cuda" and hasattr(model, "mlm_head"):
+            model.mlm_head.piece = 2 ** 26              # where a kernel's start costs more than memory (not measured)
         self.step, self.tokens, self.position = 0, 0, task.position()
         self.best = {"step": None, "score": -math.inf}
         self.window = {}               # sums since the last log line, over all processes

@@ -87,10 +87,8 @@ class Pretraining:
         """Losses (nats) and correct predictions of a micro-batch, each summed: a dictionary of scalar tensors."""
         labels, sentence_labels = batch["mlm_labels"], batch["sentence_labels"]
         mask = None if batch["attention_mask"].all() else batch["attention_mask"]
-        out = model(batch["input_ids"], batch["token_type_ids"], mask, batch["masked_positions"])
-        logits = out.mlm_logits.float()              # also for argmax, which on a CPU is slow in bf16
-        sums = {"mlm_loss": F.cross_entropy(logits, labels, reduction="sum"),
-                "mlm_correct": (logits.argmax(-1) == labels).sum()}
+        out = model(batch["input_ids"], batch["token_type_ids"], mask, batch["masked_positions"], labels)
+        sums = {"mlm_loss": out.mlm_loss, "mlm_correct": out.mlm_correct}
         if out.sop_logits is not None:
             logits = out.sop_logits.float()
             sums["sentence_loss"] = F.cross_entropy(logits, sentence_labels, reduction="sum", ignore_index=NO_LABEL)

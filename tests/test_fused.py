@@ -1,0 +1,146 @@
+"""The fused functions of training in bf16, and the loss over the vocabulary in pieces, against the plain formulas."""
+import copy
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from albert import AlbertConfig, AlbertForPretraining
+from albert.heads import DecodedCrossEntropy
+from trainer.fused import _product, fuse, gelu_new
+from trainer.pretraining import Pretraining
+
+CONFIG = dict(vocab_size=90, embedding_size=16, hidden_size=32, num_hidden_layers=4, num_attention_heads=4,
+              intermediate_size=64, max_position_embeddings=64)
+
+
+def model_of(**changes):
+    torch.manual_seed(0)
+    return AlbertForPretraining(AlbertConfig(**CONFIG | dict(initializer_range=0.05, classifier_dropout_prob=0.0) | changes))
+
+
+def batch():
+    draw = torch.Generator().manual_seed(1)
+    ids, lengths = torch.randint(5, 90, (6, 40), generator=draw), torch.tensor([40, 33, 24, 17, 9, 3])
+    mask = torch.arange(40) < lengths[:, None]
+    return {"input_ids": ids * mask, "token_type_ids": torch.zeros_like(ids), "attention_mask": mask,
+            "masked_positions": torch.tensor([1, 7, 41, 82, 121, 163, 201]), "mlm_labels": torch.arange(5, 12),
+            "sentence_labels": torch.tensor([0, 1, 0, 1, -100, 1])}
+
+
+def gradients(model, dtype=torch.bfloat16):
+    model.zero_grad()
+    with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+        sums = Pretraining.sums(None, model, batch())
+        loss = sums["mlm_loss"] + sums["sentence_loss"]
+    loss.backward()
+    return loss.item(), {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+
+def error(found, exact):
+    """Of all gradients together, as a share of their norm."""
+    assert found.keys() == exact.keys()
+    difference = sum(float((found[name] - exact[name]).square().sum()) for name in exact)
+    return math.sqrt(difference / sum(float(grad.square().sum()) for grad in exact.values()))
+
+
+@pytest.mark.parametrize("changes", [
+    dict(), dict(hidden_act="gelu"), dict(norm_position="pre"), dict(share="none"), dict(num_hidden_groups=2),
+    dict(conv_kernel_size=5), dict(attention="nystrom", num_landmarks=8), dict(attention="local", attention_window=8)])
+def test_gradients_are_no_farther_from_those_of_float32_than_the_plain_path_in_bf16(changes):
+    plain = model_of(**changes)
+    fused = copy.deepcopy(plain)
+    fuse(fused)
+    loss, exact = gradients(plain, torch.float32)
+    plain_loss, plainly = gradients(plain)
+    fused_loss, found = gradients(fused)
+    assert fused_loss == pytest.approx(loss, rel=max(3 * abs(plain_loss / loss - 1), 5e-3))
+    assert all(grad.dtype == torch.float32 for grad in found.values())
+    assert error(found, exact) < 1.25 * error(plainly, exact) < 0.1
+
+
+def test_an_update_of_the_weights_is_seen_and_a_frozen_layer_is_left_alone():
+    plain = model_of()
+    fused = copy.deepcopy(plain)
+    fuse(fused)
+    gradients(fused)
+    for model in (plain, fused):
+        optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, fused=True)
+        for p in model.parameters():
+            p.grad = torch.ones_like(p)
+        optimizer.step()
+        model.albert.encoder.feed_forward[0].requires_grad_(False)
+    (plain_loss, exact), (loss, found) = gradients(plain), gradients(fused)
+    assert loss == pytest.approx(plain_loss, rel=1e-2)
+    assert found.keys() == exact.keys() and not any("feed_forward" in name for name in found)
+
+
+def test_two_forward_passes_before_a_backward_pass_and_activation_checkpointing_change_nothing():
+    model = model_of()
+    fuse(model)
+    _, once = gradients(model)
+    once = {name: grad.clone() for name, grad in once.items()}
+    model.albert.encoder.activation_checkpointing = True
+    _, again = gradients(model)
+    assert all(torch.equal(once[name], again[name]) for name in once)
+    model.albert.encoder.activation_checkpointing = False
+    model.zero_grad()
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = [sum(Pretraining.sums(None, model, batch())[f"{part}_loss"] for part in ("mlm", "sentence"))
+                  for _ in range(2)]
+    sum(losses).backward()
+    found = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    assert error(found, {name: 2 * grad for name, grad in once.items()}) < 0.02
+
+
+def test_padding_and_other_rows_change_no_answer():
+    model, inputs = model_of().eval(), batch()
+    fuse(model)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        together, _ = model.albert(inputs["input_ids"], inputs["token_type_ids"], inputs["attention_mask"])
+        for row, length in enumerate(inputs["attention_mask"].sum(-1).tolist()):
+            alone, _ = model.albert(inputs["input_ids"][row:row + 1, :length])
+            torch.testing.assert_close(together[row, :length].float(), alone[0].float(), rtol=0.05, atol=0.05)
+
+
+def test_gelu_and_its_derivative():
+    x = torch.linspace(-9, 9, 4001, dtype=torch.float64, requires_grad=True)
+    value = F.gelu(x, approximate="tanh")
+    slope, = torch.autograd.grad(value.sum(), x)
+    found = gelu_new(x.detach().clone())
+    torch.testing.assert_close(found[0], value.detach(), rtol=0, atol=1e-14)
+    torch.testing.assert_close(found[1], slope, rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("rows, columns", [(1, 5), (1023, 768), (1024, 768), (768, 1025), (3000, 700)])
+def test_a_product_in_parts(rows, columns):
+    left, right = torch.randn(rows, 16), torch.randn(16, columns)
+    torch.testing.assert_close(_product(left, right), left @ right)
+
+
+@pytest.mark.parametrize("piece", [1, 100, 300, 2 ** 19])
+def test_the_loss_in_pieces_is_the_cross_entropy(piece):
+    draw = torch.Generator().manual_seed(0)
+    inputs, weight, bias = (torch.randn(shape, generator=draw, dtype=torch.float64, requires_grad=True)
+                            for shape in ((50, 8), (90, 8), (90,)))
+    labels = torch.randint(0, 90, (50,), generator=draw)
+    logits = F.linear(inputs, weight, bias)
+    expected = F.cross_entropy(logits, labels, reduction="sum")
+    exact = torch.autograd.grad(expected / 7, (inputs, weight, bias))
+    loss, correct = DecodedCrossEntropy.apply(inputs, weight, bias, labels, piece)
+    torch.testing.assert_close(loss, expected)
+    assert correct == (logits.argmax(-1) == labels).sum()
+    for found, grad in zip(torch.autograd.grad(loss / 7, (inputs, weight, bias)), exact):
+        torch.testing.assert_close(found, grad)
+    with torch.no_grad():
+        torch.testing.assert_close(DecodedCrossEntropy.apply(inputs, weight, bias, labels, piece)[0], expected)
+
+
+def test_the_loss_of_no_masked_token_is_zero():
+    model = model_of()
+    hidden = torch.zeros(0, 32, requires_grad=True)
+    loss, correct = model.mlm_head.loss(hidden, model.albert.embeddings.word_embeddings.weight,
+                                        torch.zeros(0, dtype=torch.long))
+    loss.backward()
+    assert loss == correct == 0

@@ -1,0 +1,182 @@
+"""The encoder's products, GELU and softmax attention for training in bf16 on a CPU: the formulas of `albert`, with fewer
+passes over memory.
+
+* oneDNN runs a product of about a thousand rows and columns on one of two cores: such products are cut in two.
+* Adding a bias is a pass over the output, and GELU by tanh takes longer than the product before it: both are computed on
+  pieces that stay in the cache, in float32, with the derivative, which the backward pass then only multiplies by.
+* Every use of a shared weight makes a gradient of the weight's size that is added to the others: products add to one.
+* `scaled_dot_product_attention` looks for rows without any key in passes of their own; here no row is without.
+"""
+import math
+from functools import partial
+from types import MethodType
+
+import torch
+from einops import rearrange
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+
+from albert.attention.softmax import SoftmaxAttention
+from albert.encoder import ACTIVATIONS
+
+_BADLY_CUT = 2 ** 19, 5 * 2 ** 18      # entries of an output between which oneDNN may leave a core idle
+_PIECE = 2 ** 18                       # entries that GELU computes at a time: 1 MB in float32
+_LONGEST = 1024                        # tokens up to which attention keeps all its weights
+
+
+def fuse(model):
+    """Have the encoder of ``model`` compute so, in training and evaluation, for inputs of up to `_LONGEST` tokens."""
+    encoder, layers = model.albert.encoder, []
+
+    def take(linear, function=_Linear):
+        layers.append(_Layer(linear))
+        linear.forward = partial(_apply, function, layers[-1])
+
+    for block in encoder.attention:
+        for linear in (block.query, block.key, block.value, block.output):
+            take(linear)
+    for block in encoder.feed_forward:
+        take(block.output)
+        if block.activation is ACTIVATIONS["gelu_new"]:
+            take(block.intermediate, _LinearGELU)
+            block.activation = torch.nn.Identity()
+        else:
+            take(block.intermediate)
+    for module in encoder.modules():
+        if isinstance(module, SoftmaxAttention):
+            module.forward = MethodType(_attention, module)
+
+    def begin(*_):
+        for layer in layers:
+            layer.begin()
+
+    encoder.register_forward_pre_hook(begin)
+
+
+class _Layer:
+    """A linear layer's parameters in bf16, cast once an update, and what stands for them in a forward pass."""
+
+    def __init__(self, linear):
+        self.linear, self.version = linear, None
+
+    def begin(self):
+        """Begin a forward pass."""
+        weight, bias = self.linear.weight, self.linear.bias
+        version = weight._version, bias._version, weight.data_ptr()
+        if version != self.version:
+            self.version, self.weight, self.bias = version, weight.detach().bfloat16(), bias.detach().bfloat16()
+            self.transposed = self.weight.t().contiguous()
+        self.uses = _Uses()
+        self.token = _Parameters.apply(weight, bias, self.uses)
+
+
+class _Uses:
+    """The gradients of a layer's parameters, summed over its uses in one forward pass."""
+    weight = bias = None
+
+    def add(self, grad, inputs):
+        """grad (M, N), that of a use's output, and its inputs (M, K)."""
+        sums = (grad.new_ones(1, len(grad)) @ grad)[0].float()       # as a product half the time of a sum
+        if self.weight is None:
+            self.weight, self.bias = grad.t() @ inputs, sums
+        else:
+            self.weight.addmm_(grad.t(), inputs)
+            self.bias.add_(sums)
+
+
+class _Parameters(Function):
+    """A number that stands for a layer's parameters in the graph: its backward comes after those of all uses."""
+
+    @staticmethod
+    def forward(ctx, weight, bias, uses):
+        ctx.uses = uses
+        return weight.new_zeros(())
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, _):
+        return ctx.uses.weight.float(), ctx.uses.bias, None
+
+
+def _apply(function, layer, inputs):
+    rows = rearrange(inputs, "... k -> (...) k").bfloat16()
+    with torch.autocast("cpu", enabled=False):
+        outputs = function.apply(rows, layer.token, layer.uses, layer.weight, layer.transposed, layer.bias)
+    return outputs.view(*inputs.shape[:-1], -1)
+
+
+class _Linear(Function):
+    """inputs (M, K) to inputs Wᵀ + b (M, N)."""
+
+    @staticmethod
+    def forward(ctx, inputs, token, uses, weight, transposed, bias):
+        ctx.uses = uses
+        ctx.save_for_backward(inputs, weight)
+        return _product(inputs, transposed).add_(bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        inputs, weight = ctx.saved_tensors
+        if ctx.needs_input_grad[1]:
+            ctx.uses.add(grad, inputs)
+        return _product(grad, weight) if ctx.needs_input_grad[0] else None, grad.new_zeros(()), None, None, None, None
+
+
+class _LinearGELU(_Linear):
+    """inputs (M, K) to GELU by tanh (M, N) of inputs Wᵀ + b."""
+
+    @staticmethod
+    def forward(ctx, inputs, token, uses, weight, transposed, bias):
+        ctx.uses = uses
+        outputs = _product(inputs, transposed)
+        slopes, rows = torch.empty_like(outputs), max(_PIECE // len(bias), 1)
+        for output, slope in zip(outputs.split(rows), slopes.split(rows)):
+            value, derivative = gelu_new(output.float().add_(bias))
+            output.copy_(value)
+            slope.copy_(derivative)
+        ctx.save_for_backward(inputs, weight, slopes)
+        return outputs
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        inputs, weight, slopes = ctx.saved_tensors
+        grad = grad * slopes
+        if ctx.needs_input_grad[1]:
+            ctx.uses.add(grad, inputs)
+        return _product(grad, weight) if ctx.needs_input_grad[0] else None, grad.new_zeros(()), None, None, None, None
+
+
+def gelu_new(x):
+    """GELU by tanh (Hendrycks & Gimpel 2016, section 2) and its derivative, both of the shape of ``x``, which is lost.
+
+    (1 + tanh u) / 2 is the logistic function of 2u: x s(2u) with 2u = x (a + c x²), and s (1 + x (1 - s) (a + 3c x²)).
+    """
+    a, c = x.new_tensor(math.sqrt(8 / math.pi)), math.sqrt(8 / math.pi) * 0.044715
+    square = x * x
+    share = torch.add(a, square, alpha=c).mul_(x).sigmoid_()
+    value = share * x
+    slope = torch.addcmul(x.new_ones(()), x.sub_(value), torch.add(a, square, alpha=3 * c, out=square)).mul_(share)
+    return value, slope
+
+
+def _product(left, right):
+    """left (M, K) @ right (K, N)."""
+    rows, columns = len(left), right.shape[1]
+    if not _BADLY_CUT[0] < rows * columns <= _BADLY_CUT[1]:
+        return left @ right
+    output = left.new_empty(rows, columns)
+    for part, out in zip(left.chunk(2), output.chunk(2)):
+        torch.mm(part, right, out=out)
+    return output
+
+
+def _attention(self, query, key, value, mask=None):
+    if query.shape[2] > _LONGEST or key.shape[2] > _LONGEST:
+        return SoftmaxAttention.forward(self, query, key, value, mask)
+    scores = (query * query.shape[-1] ** -0.5) @ key.mT
+    if mask is not None:
+        scores = scores.masked_fill(rearrange(~mask & mask.any(dim=-1, keepdim=True), "b t -> b 1 1 t"), -torch.inf)
+    weights = torch.dropout(scores.softmax(dim=-1), self.dropout, self.training)
+    return weights @ value
