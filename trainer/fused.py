@@ -117,7 +117,9 @@ class _Linear(Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
-        inputs, weight = ctx.saved_tensors
+        inputs, weight, *slopes = ctx.saved_tensors
+        if slopes:
+            grad = grad * slopes[0]
         if ctx.needs_input_grad[1]:
             ctx.uses.add(grad, inputs)
         return _product(grad, weight) if ctx.needs_input_grad[0] else None, grad.new_zeros(()), None, None, None, None
@@ -137,15 +139,6 @@ class _LinearGELU(_Linear):
             slope.copy_(derivative)
         ctx.save_for_backward(inputs, weight, slopes)
         return outputs
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad):
-        inputs, weight, slopes = ctx.saved_tensors
-        grad = grad * slopes
-        if ctx.needs_input_grad[1]:
-            ctx.uses.add(grad, inputs)
-        return _product(grad, weight) if ctx.needs_input_grad[0] else None, grad.new_zeros(()), None, None, None, None
 
 
 def gelu_new(x):
