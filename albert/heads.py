@@ -22,13 +22,17 @@ class MaskedLMHead(nn.Module):
 
     def forward(self, hidden: torch.Tensor, word_embeddings: torch.Tensor) -> torch.Tensor:
         """hidden (..., H) and word_embeddings (V, E), the decoder's tied weight, to logits (..., V)."""
-        return F.linear(self.norm(self.activation(self.dense(hidden))), word_embeddings, self.bias)
+        return F.linear(self.transform(hidden), word_embeddings, self.bias)
+
+    def transform(self, hidden: torch.Tensor) -> torch.Tensor:
+        """hidden (..., H) to what the decoder takes (..., E)."""
+        return self.norm(self.activation(self.dense(hidden)))
 
     def loss(self, hidden: torch.Tensor, word_embeddings: torch.Tensor,
              labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Cross-entropy (nats, summed) of the logits of hidden (M, H) with labels (M,), and how many labels have the
-        largest logit: what `forward` leads to, without its (M, V) matrix in float32."""
-        inputs, device = self.norm(self.activation(self.dense(hidden))), hidden.device.type
+        largest logit: what `forward` leads to, without ever holding its (M, V) matrix."""
+        inputs, device = self.transform(hidden), hidden.device.type
         if torch.is_autocast_enabled(device):
             inputs = inputs.to(torch.get_autocast_dtype(device))
         with torch.autocast(device, enabled=False):

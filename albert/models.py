@@ -79,7 +79,7 @@ class AlbertForPretraining(PretrainedModel):
                 masked_positions: torch.Tensor | None = None,
                 mlm_labels: torch.Tensor | None = None) -> PretrainingOutput | PretrainingLoss:
         """masked_positions (M,): indices into the flattened (B · T) tokens; the MLM head runs on no others. With
-        mlm_labels (M,), what stood there, a PretrainingLoss, whose (M, V) logits are never held in float32."""
+        mlm_labels (M,), what stood there, a PretrainingLoss, for which the (M, V) logits are never held at once."""
         hidden, pooled = self.albert(input_ids, token_type_ids, attention_mask)
         if masked_positions is not None:
             hidden = rearrange(hidden, "b t h -> (b t) h").index_select(0, masked_positions)

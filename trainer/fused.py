@@ -16,7 +16,7 @@ from einops import rearrange
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from albert.attention.softmax import SoftmaxAttention
+from albert.attention.softmax import SoftmaxAttention, visible_keys
 from albert.encoder import ACTIVATIONS
 
 _BADLY_CUT = 2 ** 19, 5 * 2 ** 18      # entries of an output between which oneDNN may leave a core idle
@@ -25,23 +25,22 @@ _LONGEST = 1024                        # tokens up to which attention keeps all 
 
 
 def fuse(model):
-    """Have the encoder of ``model`` compute so, in training and evaluation, for inputs of up to `_LONGEST` tokens."""
+    """Have the encoder of ``model`` compute so, in training and evaluation; attention only of up to `_LONGEST` tokens."""
     encoder, layers = model.albert.encoder, []
 
-    def take(linear, function=_Linear):
-        layers.append(_Layer(linear))
-        linear.forward = partial(_apply, function, layers[-1])
+    def take(function, *linears):
+        for linear in linears:
+            layers.append(_Layer(linear))
+            linear.forward = partial(_apply, function, layers[-1])
 
     for block in encoder.attention:
-        for linear in (block.query, block.key, block.value, block.output):
-            take(linear)
+        take(_Linear, block.query, block.key, block.value, block.output)
     for block in encoder.feed_forward:
-        take(block.output)
-        if block.activation is ACTIVATIONS["gelu_new"]:
-            take(block.intermediate, _LinearGELU)
+        take(_Linear, block.output)
+        with_gelu = block.activation is ACTIVATIONS["gelu_new"]
+        take(_LinearGELU if with_gelu else _Linear, block.intermediate)
+        if with_gelu:
             block.activation = torch.nn.Identity()
-        else:
-            take(block.intermediate)
     for module in encoder.modules():
         if isinstance(module, SoftmaxAttention):
             module.forward = MethodType(_attention, module)
@@ -170,6 +169,6 @@ def _attention(self, query, key, value, mask=None):
         return SoftmaxAttention.forward(self, query, key, value, mask)
     scores = (query * query.shape[-1] ** -0.5) @ key.mT
     if mask is not None:
-        scores = scores.masked_fill(rearrange(~mask & mask.any(dim=-1, keepdim=True), "b t -> b 1 1 t"), -torch.inf)
+        scores = scores.masked_fill(~visible_keys(mask), -torch.inf)
     weights = torch.dropout(scores.softmax(dim=-1), self.dropout, self.training)
     return weights @ value

@@ -18,7 +18,12 @@ class SoftmaxAttention(nn.Module):
                 mask: torch.Tensor | None = None) -> torch.Tensor:
         """(B, heads, T, head_dim) three times and mask (B, T), true = token, to (B, heads, T, head_dim)."""
         if mask is not None:
-            # a row of nothing but padding attends everywhere: softmax over no key at all is NaN
-            mask = rearrange(mask | ~mask.any(dim=-1, keepdim=True), "b t -> b 1 1 t")
+            mask = visible_keys(mask)
         dropout = self.dropout if self.training else 0.0
         return F.scaled_dot_product_attention(query, key, value, mask, dropout)
+
+
+def visible_keys(mask: torch.Tensor) -> torch.Tensor:
+    """mask (B, T), true = token, to the keys that are attended to (B, 1, 1, T): a row of nothing but padding attends
+    everywhere, for softmax over no key at all is NaN."""
+    return rearrange(mask | ~mask.any(dim=-1, keepdim=True), "b t -> b 1 1 t")
