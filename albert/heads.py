@@ -7,6 +7,10 @@ from torch.autograd.function import once_differentiable
 from albert.config import AlbertConfig
 from albert.encoder import ACTIVATIONS
 
+# `loss` fills up to a multiple of so many tokens: the count of masked ones is new in every batch, and a library that
+# prepares a product for its shape (oneDNN: 10 ms for 8,000 words) would never meet a shape again.
+ROWS = 64
+
 
 class MaskedLMHead(nn.Module):
     """Hidden states to vocabulary logits through the transposed word embeddings (BERT, ALBERT's release)."""
@@ -32,7 +36,8 @@ class MaskedLMHead(nn.Module):
              labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Cross-entropy (nats, summed) of the logits of hidden (M, H) with labels (M,), and how many labels have the
         largest logit: what `forward` leads to, without ever holding its (M, V) matrix."""
-        inputs, device = self.transform(hidden), hidden.device.type
+        padded = F.pad(hidden, (0, 0, 0, -len(hidden) % ROWS))
+        inputs, device = self.transform(padded), hidden.device.type
         if torch.is_autocast_enabled(device):
             inputs = inputs.to(torch.get_autocast_dtype(device))
         with torch.autocast(device, enabled=False):
@@ -44,18 +49,19 @@ class DecodedCrossEntropy(Function):
 
     @staticmethod
     def forward(ctx, inputs, weight, bias, labels, piece):
-        """inputs (M, E), weight (V, E), bias (V,), labels (M,) to (loss, correct); see `MaskedLMHead.loss`. Products are
-        of the type of the inputs, all else of float32 at least."""
+        """inputs (at least M, E), weight (V, E), bias (V,), labels (M,) to (loss, correct); see `MaskedLMHead.loss`.
+        Products are of the type of the inputs, all else of float32 at least. Rows past M have no part in the loss."""
         differentiate, size, weight = any(ctx.needs_input_grad), len(weight), weight.to(inputs.dtype)
         precise = torch.promote_types(inputs.dtype, torch.float32)
         loss, correct = inputs.new_zeros((), dtype=precise), labels.new_zeros(())
         inputs_grad, bias_grad, weight_grad = torch.empty_like(inputs), torch.zeros_like(bias, dtype=precise), None
-        block = max(8 * piece // size, 1)              # tokens whose products are computed together
+        block = max(8 * piece // size // ROWS, 1) * ROWS      # tokens whose products are computed together
         for start in range(0, len(inputs), block):
             part = slice(start, start + block)
             logits = inputs[part] @ weight.T
+            logits[len(labels[part]):] = 0
             rows = max(piece // size, 1)
-            for raw, label in zip(logits.split(rows), labels[part].split(rows)):
+            for raw, label in zip(logits[:len(labels[part])].split(rows), labels[part].split(rows)):
                 scores, label = raw.to(precise, copy=True).add_(bias), label[:, None]
                 best, index = scores.max(dim=-1, keepdim=True)
                 correct += (index == label).sum()

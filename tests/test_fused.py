@@ -123,8 +123,8 @@ def test_a_product_in_parts(rows, columns):
 def test_the_loss_in_pieces_is_the_cross_entropy(piece):
     draw = torch.Generator().manual_seed(0)
     inputs, weight, bias = (torch.randn(shape, generator=draw, dtype=torch.float64, requires_grad=True)
-                            for shape in ((50, 8), (90, 8), (90,)))
-    labels = torch.randint(0, 90, (50,), generator=draw)
+                            for shape in ((150, 8), (90, 8), (90,)))
+    labels = torch.randint(0, 90, (150,), generator=draw)
     logits = F.linear(inputs, weight, bias)
     expected = F.cross_entropy(logits, labels, reduction="sum")
     exact = torch.autograd.grad(expected / 7, (inputs, weight, bias))
@@ -135,6 +135,20 @@ def test_the_loss_in_pieces_is_the_cross_entropy(piece):
         torch.testing.assert_close(found, grad)
     with torch.no_grad():
         torch.testing.assert_close(DecodedCrossEntropy.apply(inputs, weight, bias, labels, piece)[0], expected)
+
+
+@pytest.mark.parametrize("tokens", [1, 63, 64, 65, 300])
+def test_filling_up_the_rows_changes_no_loss_and_no_gradient(tokens):
+    model = model_of().double()
+    words, parameters = model.albert.embeddings.word_embeddings.weight, list(model.mlm_head.parameters())
+    hidden = torch.randn(tokens, 32, dtype=torch.float64, requires_grad=True)
+    labels = torch.randint(0, len(words), (tokens,))
+    loss, _ = model.mlm_head.loss(hidden, words, labels)
+    expected = F.cross_entropy(model.mlm_head(hidden, words), labels, reduction="sum")
+    torch.testing.assert_close(loss, expected)
+    inputs = [hidden, words, *parameters]
+    for found, exact in zip(torch.autograd.grad(loss, inputs), torch.autograd.grad(expected, inputs)):
+        torch.testing.assert_close(found, exact)
 
 
 def test_the_loss_of_no_masked_token_is_zero():
