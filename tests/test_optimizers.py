@@ -66,13 +66,14 @@ def test_biases_and_norms_are_not_decayed_and_nothing_is_left_out(kind):
     assert sorted(seen) == sorted(names.values())
 
 
-def test_muon_takes_the_matrices_of_the_encoder_alone():
+def test_muon_takes_the_linear_layers_but_the_last():
     model = small_model()
     muon, _ = build_optimizers(model, HPS["pretrain", "tiny"])
-    blocks = (model.albert.encoder.attention, model.albert.encoder.feed_forward)
-    matrices = {id(p) for block in blocks for name, p in block.named_parameters()
-                if p.ndim == 2 and "convolution" not in name}
-    assert {id(p) for group in muon.param_groups for p in group["params"]} == matrices and len(matrices) == 6
+    albert, layer = model.albert, [*model.albert.encoder.attention, *model.albert.encoder.feed_forward]
+    matrices = [p for block in layer for name, p in block.named_parameters() if p.ndim == 2 and "convolution" not in name]
+    matrices += [albert.embeddings.projection.weight, albert.pooler.weight, model.mlm_head.dense.weight]
+    assert {id(p) for group in muon.param_groups for p in group["params"]} == set(map(id, matrices))
+    assert len(matrices) == 9
 
 
 def test_unknown_optimizer():

@@ -52,14 +52,16 @@ class LAMB(torch.optim.Optimizer):
 def build_optimizers(model, hps):
     """The optimisers of ``hps.optimizer`` over the parameters of ``model``, as a list.
 
-    Biases and LayerNorms (every tensor of one axis) are not decayed. ``muon`` takes the two-axis weights of the
-    encoder and leaves the rest (embeddings, heads, biases, norms, convolutions) to AdamW.
+    Biases and LayerNorms (every tensor of one axis) are not decayed. ``muon`` takes the weights of the linear
+    layers (of the encoder, the embeddings' projection, the pooler, the MLM head's dense layer) and leaves the rest
+    (embeddings, the last layer of a head, biases, norms, convolutions) to AdamW.
     """
-    params = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    muon = [p for name, p in params.items() if hps.optimizer == "muon" and "encoder." in name and p.ndim == 2
-            and p.shape[0] > 1 and "attend." not in name]
+    muon = []
+    if hps.optimizer == "muon":
+        muon = [part.weight for name, part in model.named_modules() if isinstance(part, torch.nn.Linear)
+                and part.weight.requires_grad and not name.endswith(".linear")]
     taken = set(map(id, muon))
-    rest = [p for p in params.values() if id(p) not in taken]
+    rest = [p for p in model.parameters() if p.requires_grad and id(p) not in taken]
     groups = [dict(params=[p for p in rest if p.ndim > 1], weight_decay=hps.weight_decay),
               dict(params=[p for p in rest if p.ndim <= 1], weight_decay=0.0)]
     adam = dict(lr=hps.learning_rate, betas=(hps.adam_beta1, hps.adam_beta2), eps=hps.adam_eps)
