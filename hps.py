@@ -17,6 +17,7 @@ _common = dict(
     log_every=20,                # updates
     patience=0,                  # evaluations without a better score before training ends early; 0: never
     keep_checkpoints=2,          # the newest ones; the best by held-out loss is kept beside them
+    muon_learning_rate=0.02,     # of Muon's part where optimizer=muon
     adam_beta1=0.9,
     adam_beta2=0.999,
     adam_eps=1e-6,
@@ -33,7 +34,6 @@ _pretrain = dict(
     max_steps=125_000,
     weight_decay=0.01,
     optimizer="lamb",            # lamb | adamw | muon (Muon for linear layers, AdamW for embeddings and the rest)
-    muon_learning_rate=0.02,
     mask_prob=0.15,
     max_ngram=3,
     whole_words=True,
@@ -63,7 +63,7 @@ _finetune = dict(
     keep_checkpoints=1,
     class_weights="none",        # none | balanced
     label_smoothing=0.0,
-    doc_stride=128,              # tokens from one window of a context to the next
+    doc_stride=128,              # tokens from one window of a context to the next, three quarters of it at most
 )
 
 # The ALBERT paper, table 14. Steps fit the full sets; max_epochs is what they come to there.

@@ -12,19 +12,19 @@ from albert import (AlbertForMultipleChoice, AlbertForQuestionAnswering, AlbertF
 from albert.pretrained import checkpoint_folder, read_config as read_model_config
 from data.features import features
 from data.task_files import TASKS, read_task
-from data.tokenizer import load_tokenizer, save_tokenizer
+from data.tokenizer import load_tokenizer
 from hps import HPS, SettingError, check, override
-from trainer import checkpoints, machine
+from trainer import checkpoints
 from trainer.classification import Classification, MultiLabel, Regression
 from trainer.command import (DEFAULT_CACHE, add_process_flags, digest_of, how_to_call, how_to_resume, leave_with,
-                             refuse_changes, resume_auto)
+                             refuse_changes, restore_process, resume_auto)
 from trainer.errors import RunError
 from trainer.initial import adapted_model, check_vocabulary, freeze
 from trainer.finetuning import plan_steps
 from trainer.loop import Trainer
 from trainer.questions import SpanAnswering
 from trainer.results import finish, table
-from trainer.run import Run, begin, read_config, settings_of
+from trainer.run import begin, open_run, read_config, settings_of
 from trainer.tagging import Tagging
 
 # Flags that decide what is trained; they are kept in the run's config.json. The others say how this process runs.
@@ -72,7 +72,7 @@ def settings(args):
     given = {name: value for name, value in vars(args).items() if name in TRAINING_FLAGS}
     given |= {name: os.path.abspath(os.path.expanduser(given[name])) for name in ("data", "dev") if given.get(name)}
     if args.resume not in (None, "auto"):
-        return resumed_settings(Path(args.resume), given, args.set)
+        return resumed_settings(args, Path(args.resume), given)
     flags = SimpleNamespace(**TRAINING_FLAGS | given)
     if flags.task not in TASKS:
         raise RunError(f"--task {flags.task or '...'}: choose from {', '.join(TASKS)}")
@@ -87,15 +87,16 @@ def settings(args):
     return flags, hps, keys
 
 
-def resumed_settings(folder, given, assignments):
+def resumed_settings(args, folder, given):
     config = read_config(folder)
     if config.get("task") not in TASKS:
         raise RunError(f"--resume {folder}: not a run of {Path(__file__).name}")
     if (folder / "metrics.json").exists():
         raise RunError(f"--resume {folder}: the run is finished, see its metrics.json; to train on from it: --init-from")
+    restore_process(args, folder, config)
     flags = settings_of(folder, config, TRAINING_FLAGS)
     hps = settings_of(folder, config, vars(HPS[f"finetune-{flags.task}", flags.model]))
-    keys = override(hps, assignments)
+    keys = override(hps, args.set)
     check(hps)
     refuse_changes(folder, config, given | {key: getattr(hps, key) for key in keys})
     return flags, hps, keys
@@ -110,6 +111,7 @@ def variants(args, hps, keys):
     for assignments in itertools.product(*axes):
         swept = copy.copy(hps)
         swept_keys = [*keys, *override(swept, assignments)]
+        check(swept)
         for seed in range(swept.seed, swept.seed + args.seeds):
             yield " ".join(assignments) or "as set", SimpleNamespace(**{**vars(swept), "seed": seed}), swept_keys
 
@@ -119,7 +121,7 @@ def finetune(args, flags, hps, keys, data, world):
     model_class, task_class, problem = KINDS[data.kind]
     asked = digest_of(flags, hps)
     folder = Path(args.resume) if args.resume else checkpoint_folder(flags.init_from)
-    tokenizer = load_tokenizer(folder)
+    tokenizer, state = load_tokenizer(folder), None
     if args.resume:
         path, state = world.from_main(lambda: checkpoints.newest(folder / "checkpoints"))
         model, changes = model_class.from_pretrained(path), []
@@ -150,16 +152,10 @@ def finetune(args, flags, hps, keys, data, world):
         if read_config(folder).get("fingerprint") != data.fingerprint():
             raise RunError(f"--resume {folder}: the data has changed since the run began; start a new run")
         trainer.restore(path, state)
-        run = Run(folder, state["step"], world.is_main, args.log)
-    elif args.no_save:
-        run = Run(None)
-    else:
-        config = {**vars(hps), **vars(flags), "kind": data.kind, "inputs": list(data.train.inputs),
-                  "fingerprint": data.fingerprint(), "asked": asked}
-        run = Run.create(args.runs_dir, f"finetune-{flags.task}", config, machine.environment(world.device), world,
-                         args.log)
-        if world.is_main:
-            save_tokenizer(tokenizer, run.path)
+    run = open_run(args, f"finetune-{flags.task}", {
+        **vars(hps), **vars(flags), "kind": data.kind, "inputs": list(data.train.inputs),
+        "fingerprint": data.fingerprint(), "cpu": args.cpu, "cache_dir": args.cache_dir or DEFAULT_CACHE,
+        "asked": asked}, trainer, state)
     if world.is_main:
         print(*data.notes, *(f"training: {note}" for note in train_notes), *(f"held out: {note}" for note in dev_notes),
               *(f"{flags.init_from}: {line}" for line in changes),
@@ -182,7 +178,7 @@ def main():
     if args.no_save:
         data.test = {}
     results = []
-    for words, chosen, chosen_keys in variants(args, hps, keys):
+    for words, chosen, chosen_keys in list(variants(args, hps, keys)):         # all are checked before the first
         trainer, run, scores = finetune(args, flags, chosen, chosen_keys, data, world)
         if trainer.stopped:
             if world.is_main and run.path is not None:

@@ -11,7 +11,8 @@ from tqdm import tqdm
 
 from albert import ModelError, checkpoint_folder, pipeline
 from albert.names import expressible
-from data.asking import FILES, WRITERS, argument_rows, file_rows, finished, write_array, write_table
+from data.asking import (FILES, WRITERS, argument_rows, body_of, file_rows, finished, write_array,
+                         write_table)
 from data.errors import DataError
 from trainer import machine
 from trainer.command import leave_with
@@ -53,6 +54,8 @@ def parse_arguments():
             parser.error("--export onnx, torch or hf takes --output FOLDER and no texts")
         if args.output.exists() and not args.output.is_dir():
             parser.error(f"--output {args.output}: a file; --export takes a folder")
+        if args.quantize or args.precision != "fp32":
+            parser.error("--export writes the model in float32: leave --quantize and --precision out")
         return args
     if not args.inputs and not args.interactive:
         parser.error("give a text, a file or -, or --interactive")
@@ -67,10 +70,15 @@ def parse_arguments():
             parser.error("--output says the format by its suffix: leave --format out")
         if args.output.exists() and not args.append:
             parser.error(f"--output {args.output}: it exists; --append goes on with it")
+        if args.output.suffix == ".npy" and body_of(args.output).exists() and not args.append:
+            parser.error(f"--output {args.output}: an interrupted run left {body_of(args.output)}; --append goes on with "
+                         "it, or delete it")
         if not args.output.parent.is_dir():
             parser.error(f"--output {args.output}: there is no folder {args.output.parent}")
     args.from_file = len(args.inputs) == 1 and (args.inputs[0] == "-" or args.inputs[0].endswith(FILES))
     if not args.from_file:
+        if args.append:
+            parser.error("--append goes on with the rows of a file or of -, not with texts")
         for text in args.inputs:
             if text == "-" or text.endswith(FILES) or len(text) < 256 and os.path.isfile(text):
                 parser.error(f"{text}: give one file, of {' '.join(FILES)}, or -, and no texts beside it")
@@ -132,7 +140,7 @@ def answered(ask, rows, done):
 
 def export(args):
     """Write the model and its tokenizer for other programs into a folder."""
-    from albert.export import export_onnx, export_torch, whole_model
+    from albert.export import export_onnx, export_torch, lengths, whole_model
     from data.tokenizer import load_tokenizer, save_tokenizer
 
     folder = checkpoint_folder(args.checkpoint)
@@ -142,12 +150,15 @@ def export(args):
         file = args.output / "model.onnx"
         print(f"{file}: differs from PyTorch by {export_onnx(model, file):.0e} at most")
     elif args.export == "torch":
-        export_torch(model, args.output / "model.pt2")
-        print(f"{args.output / 'model.pt2'}: for torch.export.load")
+        file = args.output / "model.pt2"
+        export_torch(model, file)
+        print(f"{file}: for torch.export.load")
     else:
         model.save_pretrained(args.output)
         print(f"{args.output}: " + ("for 🤗 Transformers too" if expressible(model.config) else
                                     "for this repository; 🤗 Transformers has no such attention or sharing"))
+    if args.export != "hf":
+        print("rows of {} to {} tokens, padding included".format(*lengths(model.config)))
     return 0
 
 
@@ -159,6 +170,9 @@ def converse(ask):
         except EOFError:
             print()
             return 0
+        except UnicodeDecodeError:
+            print("that is not UTF-8")
+            continue
         if ask.inputs[-1] == "options":
             item[-1] = [option.strip() for option in item[-1].split("|")]
         try:

@@ -12,17 +12,17 @@ from albert import AlbertConfig, AlbertForPretraining
 from albert.pretrained import checkpoint_folder, read_config as read_model_config
 from data import fast, native
 from data.sources import NAMED_SOURCES, open_source
-from data.tokenizer import save_tokenizer, special_ids
+from data.tokenizer import special_ids
 from hps import HPS, SettingError, check, override
-from trainer import checkpoints, machine
+from trainer import checkpoints
 from trainer.command import (DEFAULT_CACHE, add_process_flags, digest_of, how_to_call, how_to_resume, leave_with,
-                             refuse_changes, resume_auto)
+                             refuse_changes, restore_process, resume_auto)
 from trainer.errors import RunError
 from trainer.initial import adapted_model, new_model
 from trainer.loop import Trainer
 from trainer.pretraining import Pretraining
 from trainer.profiling import estimate
-from trainer.run import Run, begin, read_config, settings_of
+from trainer.run import begin, open_run, read_config, settings_of
 
 # Flags that decide what is trained; they are kept in the run's config.json. The others say how this process runs.
 TRAINING_FLAGS = dict(model="base", data=None, text_field="text", documents="file", small=False, tokenizer=None,
@@ -84,8 +84,7 @@ def absolute(name):
 def resumed_settings(args, given):
     folder = args.resume
     config = TRAINING_FLAGS | read_config(folder)
-    process = settings_of(folder, config, dict(cpu=False, cache_dir=DEFAULT_CACHE))
-    args.cpu, args.cache_dir = args.cpu or process.cpu, args.cache_dir or process.cache_dir
+    restore_process(args, folder, config)
     flags = settings_of(folder, config, TRAINING_FLAGS)
     hps = settings_of(folder, config, vars(HPS["pretrain", flags.model]))
     keys = override(hps, args.set)
@@ -113,7 +112,7 @@ def main():
                                         kind=hps.tokenizer_kind, vocab_size=hps.vocab_size, seed=hps.seed,
                                         num_workers=torch.get_num_threads(), progress=not quiet,
                                         announce=world.is_main, world=world)
-    hps.vocab_size = tokenizer.get_vocab_size()
+    hps.vocab_size, state = tokenizer.get_vocab_size(), None
     if args.resume:
         path, state = world.from_main(lambda: newest_of(args.resume, store))
         model, changes = AlbertForPretraining.from_pretrained(path), []
@@ -124,21 +123,15 @@ def main():
     task = Pretraining(store, tokenizer, hps, world, pipeline)
     trainer = Trainer(task, model, tokenizer, hps, world, quiet, args.profile)
     if args.dry_run:
-        lines = estimate(trainer, int(task.train.plan(0).length.sum()))
+        lines = estimate(trainer, task.train.plan(0).length)
         if world.is_main:
             print(*lines, sep="\n")
         return 0
     if args.resume:
         trainer.restore(path, state)
-        run = Run(Path(args.resume), state["step"], world.is_main, args.log)
-    elif args.no_save:
-        run = Run(None)
-    else:
-        config = {"task": "pretrain", **vars(flags), **vars(hps), "store": store.path.name,
-                  "cache_dir": str(store.path.parent), "cpu": args.cpu, "asked": asked}
-        run = Run.create(args.runs_dir, "pretrain", config, machine.environment(world.device), world, args.log)
-        if world.is_main:
-            save_tokenizer(tokenizer, run.path)
+    run = open_run(args, "pretrain", {
+        "task": "pretrain", **vars(flags), **vars(hps), "store": store.path.name, "cache_dir": str(store.path.parent),
+        "cpu": args.cpu, "asked": asked}, trainer, state)
     if world.is_main:
         if (median := task.median_document()) < hps.seq_len:
             print(f"half of the documents have fewer than {median + 1:,.0f} tokens: many sequences stay shorter than "

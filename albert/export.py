@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from albert.config import AlbertConfig
 from albert.errors import ModelError
 from albert.models import (Albert, AlbertForMultipleChoice, AlbertForPretraining, AlbertForQuestionAnswering,
                            AlbertForSequenceClassification, AlbertForTokenClassification)
@@ -38,35 +39,40 @@ class Plain(nn.Module):
         return tuple(part for part in out if part is not None) if isinstance(out, tuple) else (out,)
 
 
-def program(model: PretrainedModel) -> torch.export.ExportedProgram:
-    """The model in evaluation mode as a program with free batch and length.
+def lengths(config: AlbertConfig) -> tuple[int, int]:
+    """The shortest and the longest row, padding included, that a program of the model takes.
 
     Kinds of attention that compute short rows exactly have programs for longer ones alone: Nyström above num_landmarks
     tokens, MRA above block_size · blocks_per_row, local attention above half its window. Raises ModelError where the
     model has no more positions than that.
     """
-    config, last = model.config, 2 if type(model).__name__ == "AlbertForMultipleChoice" else 1
     exact = {"nystrom": config.num_landmarks, "mra": config.block_size * config.blocks_per_row,
              "local": config.attention_window // 2}
-    least = exact.get(config.attention, 1) + 1
-    if least >= config.max_position_embeddings:
+    least, longest = exact.get(config.attention, 1) + 1, config.max_position_embeddings
+    if least >= longest:
         raise ModelError(f"{config.attention} attention approximates texts of more than {least - 1} tokens, and the model "
-                         f"has {config.max_position_embeddings} positions: switch to softmax attention first")
+                         f"has {longest} positions: switch to softmax attention first")
+    return least, longest
+
+
+def program(model: PretrainedModel) -> torch.export.ExportedProgram:
+    """The model in evaluation mode as a program with free batch and length."""
+    least, longest = lengths(model.config)
     free = {0: torch.export.Dim("batch", min=1, max=1 << 16),
-            last: torch.export.Dim("length", min=least, max=config.max_position_embeddings)}
-    example = examples(model, 2, max(least, min(16, config.max_position_embeddings)))
+            2 if isinstance(model, AlbertForMultipleChoice) else 1: torch.export.Dim("length", min=least, max=longest)}
+    example = examples(model, 2, max(least, min(16, longest)))
     with torch.no_grad():
         return torch.export.export(Plain(model.eval()), example, dynamic_shapes=dict.fromkeys(INPUTS, free),
                                    prefer_deferred_runtime_asserts_over_guards=True)
 
 
 def examples(model: PretrainedModel, rows: int, length: int) -> tuple[torch.Tensor, ...]:
-    """Inputs of that shape, the last row half padding, drawn from a fixed seed."""
+    """Inputs of that shape, of the last row an eighth tokens and the rest padding, drawn from a fixed seed."""
     draw = torch.Generator().manual_seed(0)
-    shape = (rows, 2, length) if type(model).__name__ == "AlbertForMultipleChoice" else (rows, length)
+    shape = (rows, 2, length) if isinstance(model, AlbertForMultipleChoice) else (rows, length)
     ids = torch.randint(model.config.vocab_size, shape, generator=draw)
     mask = torch.ones_like(ids)
-    mask[-1, ..., length // 2:] = 0
+    mask[-1, ..., max(length // 8, 1):] = 0
     return ids, torch.zeros_like(ids), mask
 
 

@@ -36,23 +36,25 @@ def extend_positions(model: PretrainedModel, positions: int) -> str:
 def switch_attention(model: PretrainedModel, attention: str, **options) -> str:
     """Exchange the kind of attention and keep the projections around it.
 
-    options: the keys of that kind (num_landmarks, pinv_iterations, ...) and conv_kernel_size, which is the kind's
-    own default when not given. Weights that both have (Linformer's projections) are kept. A convolution that is new
-    starts at zero, so that it leaves the output unchanged; one of the width the model has keeps its weights. Raises
-    ModelError for an unknown kind.
+    options: the keys of that kind (num_landmarks, pinv_iterations, ...) and conv_kernel_size, which is the new kind's
+    own default when not given, and stays where the kind stays. Weights that both have (Linformer's projections) are
+    kept. A convolution that is new starts at zero, so that it leaves the output unchanged; one of the width the model
+    has keeps its weights. Raises ModelError for an unknown kind.
     """
     before = model.config
-    config = replace(before, **{"attention": attention, "conv_kernel_size": None, **options})
+    same = attention == before.attention
+    width = before.conv_kernel_size if same else None
+    config = replace(before, **{"attention": attention, "conv_kernel_size": width, **options})
     kept = config.conv_kernel_size == before.conv_kernel_size
     for block in encoder_of(model).encoder.attention:
         attend = build_attention(config).to(block.query.weight)
         initialize(attend, config)
-        if kept and attention == before.attention:
-            keep_weights(block.attend, attend)
-        elif kept and config.conv_kernel_size:
+        if kept and config.conv_kernel_size:
             attend.convolution = block.attend.convolution
         elif config.conv_kernel_size:
             nn.init.zeros_(attend.convolution.weight)
+        if same:
+            keep_weights(*(getattr(module, "attend", module) for module in (block.attend, attend)))  # without convolution
         block.attend = attend.train(block.training)
     set_config(model, **{key: getattr(config, key) for key in ("attention", "conv_kernel_size", *options)})
     message = f"attention {before.attention} -> {attention}, conv_kernel_size {before.conv_kernel_size} -> "

@@ -134,7 +134,9 @@ class Pipeline:
         return outputs
 
     def rows(self, items):
-        """The windows of each item's only text: [{"ids", "types", "offsets"}]."""
+        """The windows of each item: of one text [{"ids", "types", "offsets"}], of two [{"ids", "types", "cut"}]."""
+        if len(self.inputs) == 2:
+            return [[row] for row in self._pairs(items)]
         encoded = self.tokenizer.encode_batch([text for text, *_ in items], add_special_tokens=False)
         return [self._windows(encoding.ids, offsets=encoding.offsets) for encoding in encoded]
 
@@ -221,9 +223,6 @@ class SentenceOrder(Pipeline):
     def columns(self):
         return "in_order" if self.config.sentence_objective == "sop" else "follows", "cut"
 
-    def rows(self, items):
-        return [[row] for row in self._pairs(items)]
-
     def read(self, batch, ids, types, mask):
         none = torch.zeros(0, dtype=torch.long, device=ids.device)
         return self.model(ids, types, mask, none).sop_logits.float().softmax(-1)[:, 0].tolist()
@@ -247,11 +246,12 @@ class Embed(Pipeline):
         if self.pooling == "pooled" and not any(".pooler." in f".{name}" for name in read_weights(self.folder)):
             raise ModelError(f"{self.folder}: no pooler in this checkpoint: leave pooling at mean")
         log = logging.getLogger("albert")
-        level, log.level = log.level, logging.ERROR             # a pooler that is made anew is not asked
+        level = log.level
+        log.setLevel(logging.ERROR)                             # a pooler that is made anew is not asked
         try:
             return super().load()
         finally:
-            log.level = level
+            log.setLevel(level)
 
     def read(self, batch, ids, types, mask):
         hidden, pooled = self.model(ids, types, mask)
@@ -261,8 +261,7 @@ class Embed(Pipeline):
         return ((hidden.float() * real[..., None]).sum(1) / real.sum(1, keepdim=True)).cpu()
 
     def answer(self, item, windows):
-        weights = torch.tensor([float(len(window["ids"])) for window, _ in windows])
-        mean = (torch.stack([output for _, output in windows]) * weights[:, None]).sum(0) / weights.sum()
+        mean = _mean(windows)
         return {"embedding": mean / mean.norm() if self.normalize else mean, "windows": len(windows)}
 
 
@@ -287,9 +286,7 @@ class Classify(Pipeline):
         return (logits.sigmoid() if several else logits.softmax(-1)).cpu()
 
     def answer(self, item, windows):
-        weights = [len(window["ids"]) for window, _ in windows]
-        mean = sum(weight * output for weight, (_, output) in zip(weights, windows)) / sum(weights)
-        first, _ = windows[0]
+        mean, (first, _) = _mean(windows), windows[0]
         read = {"cut": first["cut"]} if "cut" in first else {"windows": len(windows)}
         if _is_regression(self.config):
             return {"value": mean, **read}
@@ -308,9 +305,6 @@ class Pair(Classify):
     @property
     def columns(self):
         return *super().columns[:-1], "cut"
-
-    def rows(self, items):
-        return [[row] for row in self._pairs(items)]
 
 
 class Tag(Pipeline):
@@ -345,7 +339,7 @@ class Tag(Pipeline):
         entities = []
         for word, (start, end) in enumerate(windows[0][0]["spans"]):
             _, label, probability = found.get(word, (0, "O", 1.0))
-            mark, _, kind = label.rpartition("-")
+            mark, _, kind = label.partition("-")
             if label == "O":
                 continue
             last = entities[-1] if entities else None
@@ -353,7 +347,7 @@ class Tag(Pipeline):
                 last.update(end=end, text=text[last["start"]:end], word=word,
                             probability=min(last["probability"], probability))
             else:
-                entities.append({"label": kind if mark in ("B", "I") else label, "text": text[start:end],
+                entities.append({"label": kind if kind and mark in ("B", "I") else label, "text": text[start:end],
                                  "start": start, "end": end, "probability": probability, "word": word})
         return {"entities": [{name: value for name, value in entity.items() if name != "word"} for entity in entities],
                 "windows": len(windows)}
@@ -363,13 +357,15 @@ class Answer(Pipeline):
     """question and context → {"answer", "start", "end", "score", "no_answer_score", "windows"}: characters of the
     context, and the sums of the logits of the span and of no answer. The answer is "" (start and end None) where the
     latter is ahead by more than ``threshold``: by default what fine-tuning has found on its held-out questions; where
-    it has seen no unanswerable ones there is always an answer."""
+    it has seen no unanswerable ones there is always an answer. Of a question the first 64 tokens are read; ``doc_stride``
+    is by default that of the fine-tuning."""
     model_class = AlbertForQuestionAnswering
     inputs = ("question", "context")
     columns = ("answer", "start", "end", "score", "no_answer_score", "windows")
 
-    def set(self, threshold: float | None = None, doc_stride: int = 128):
-        self.threshold, self.doc_stride = threshold, doc_stride
+    def set(self, threshold: float | None = None, doc_stride: int | None = None):
+        self.threshold = threshold
+        self.doc_stride = doc_stride or _of_run(self.folder, "config.json").get("doc_stride", 128)
         if threshold is None:
             self.threshold = _of_run(self.folder, "metrics.json").get("dev", {}).get("threshold")
 
@@ -507,6 +503,12 @@ def _of_run(folder: Path, name: str) -> dict:
     """A JSON file of the run that a checkpoint belongs to; empty where it belongs to none."""
     file = folder.parents[1] / name if folder.parent.name == "checkpoints" else folder / "no run"
     return read_json(file) if file.is_file() else {}
+
+
+def _mean(windows):
+    """The mean of the windows' outputs, each weighted by its tokens."""
+    weights = [len(window["ids"]) for window, _ in windows]
+    return sum(weight * output for weight, (_, output) in zip(weights, windows)) / sum(weights)
 
 
 def _is_regression(config: AlbertConfig) -> bool:

@@ -122,6 +122,11 @@ def checkpoint_folder(path: str | os.PathLike) -> Path:
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise ModelError(f"{folder}: no model here, neither config.json nor checkpoints/")
+        if (folder / SUMS).is_file():
+            try:
+                check_sums(folder, leave_out=("training_state.safetensors",))
+            except ModelError as fault:
+                raise ModelError(f"{fault}; if you have changed it, delete {SUMS}") from None
         return folder
     if folder.exists():
         raise ModelError(f"{folder}: a file; name the folder with config.json and the weights")

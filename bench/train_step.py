@@ -2,15 +2,17 @@
 
     python bench/train_step.py --data DATA                                  # with pretrain/ and vocab/ in it
     python bench/train_step.py --data DATA --models bert-base --shapes 8x128
+    python bench/train_step.py --data DATA --curves docs/train-step.png      # over length and depth, a picture
 
 A step is forward, backward, clipping and AdamW of masked language modelling and sentence order, over real batches from the
 token store, padding as it falls. Ours is the step of `Trainer`, as main-pretrain.py runs it; the peer is
-AlbertForPreTraining (BertForPreTraining) with PyTorch's AdamW, eager. Each side has a process of its own: ours keeps freed
+AlbertForPreTraining (BertForPreTraining) with PyTorch's AdamW, eager or by torch.compile. Each side has a process of its own: ours keeps freed
 memory as the scripts do, the peer runs as it comes. Columns: real tokens (no padding) a second; how many times as fast
 ours in bf16 is (median over the rounds); the products of the step (as PyTorch counts ours) over what the machine does in
 the largest of them, the share of the ceiling; and the process's peak memory.
 """
 import argparse
+import itertools
 import multiprocessing
 import statistics
 import sys
@@ -36,7 +38,8 @@ from trainer.optimizers import build_optimizers
 from trainer.pretraining import Pretraining
 
 SIDES = {"ours, bf16": ("ours", "bf16"), "ours, fp32": ("ours", "fp32"), "peer, bf16": ("peer", "bf16"),
-         "peer, fp32": ("peer", "fp32")}
+         "peer, fp32": ("peer", "fp32"), "peer compiled, bf16": ("peer compiled", "bf16")}
+LENGTHS, DEPTHS, TOKENS = (64, 128, 256, 512), (1, 3, 6, 12, 24), 1024           # of --curves
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
@@ -49,21 +52,52 @@ def main():
     parser.add_argument("--sides", nargs="+", default=list(SIDES), choices=list(SIDES))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=3, help="of each side a round")
+    parser.add_argument("--curves", type=Path, metavar="PNG",
+                        help=f"the first model at {LENGTHS} tokens a row and with {DEPTHS} layers instead, in bf16")
     parser.add_argument("--cache-dir", default="~/.cache/albert")
     args = parser.parse_args()
     print(f"{DEVICE}, {torch.get_num_threads()} threads, median of {args.rounds} rounds of {args.steps} steps in turn\n")
     print("| model | rows x tokens | side | tokens/s | ours in bf16 is times as fast | share of the ceiling | "
           "peak memory, MB |\n|---|---|---|---|---|---|---|")
-    for model in args.models:
-        for shape in args.shapes:
-            compare(args, model, shape)
+    if args.curves:
+        curves(args)
+        return
+    for model, shape in itertools.product(args.models, args.shapes):
+        compare(args, model, shape)
 
 
-def compare(args, model, shape):
+def curves(args):
+    """Rates and memory of ours and of the eager peer in bf16, against length and depth, as a table and a picture."""
+    import matplotlib
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    model, args.sides = args.models[0], ["ours, bf16", "peer, bf16"]
+    measured = {
+        "tokens a row": {length: compare(args, model, f"{TOKENS // length}x{length}") for length in LENGTHS},
+        "layers": {depth: compare(args, model, f"{TOKENS // 128}x128", depth) for depth in DEPTHS}}
+    figure, axes = pyplot.subplots(2, 2, figsize=(9, 6), sharey="row", layout="constrained")
+    for column, (name, points) in zip(axes.T, measured.items()):
+        for side in args.sides:
+            for axis, values in zip(column, zip(*(points[at][side] for at in points))):
+                axis.plot(list(points), values, marker="o", markersize=4, label=side)
+                axis.set(xscale="log", xlabel=name, ylim=0)
+                axis.set_xticks(list(points), list(points))
+                axis.minorticks_off()
+                axis.grid(alpha=0.3)
+    axes[0, 0].set_ylabel("tokens a second")
+    axes[1, 0].set_ylabel("peak memory, MB")
+    axes[0, 0].legend()
+    figure.suptitle(f"{model}, steps of {TOKENS:,} tokens; right: rows of 128")
+    figure.savefig(args.curves, dpi=110)
+
+
+def compare(args, model, shape, layers=None):
+    """Print a row for each side; returns {side: (tokens a second, peak memory in MB)}."""
     context = multiprocessing.get_context("spawn")
-    sides = {side: ProcessPoolExecutor(1, context, build, (*SIDES[side], model, shape, args.data, args.cache_dir))
+    sides = {side: ProcessPoolExecutor(1, context, build, (*SIDES[side], model, shape, layers, args.data, args.cache_dir))
              for side in args.sides}
-    rates, share, memory = {side: [] for side in sides}, {}, {}
+    rates, share, memory, medians = {side: [] for side in sides}, {}, {}, {}
     for number in range(args.rounds + 1):
         for side, process in sides.items():
             rate, memory[side], share[side] = process.submit(run, args.steps).result()
@@ -71,20 +105,24 @@ def compare(args, model, shape):
                 rates[side].append((rate, share[side]))
     for process in sides.values():
         process.shutdown()
+    name = f"{model}, {layers} layers" if layers else model
     for side, rounds in rates.items():
         ratio = statistics.median(ours / other for (ours, _), (other, _) in zip(rates[args.sides[0]], rounds))
         rate, reached = (statistics.median(column) for column in zip(*rounds))
-        print(f"| {model} | {shape} | {side} | {rate:,.0f} | {ratio:.2f} | {reached:.0%} | {memory[side]:,.0f} |",
+        medians[side] = rate, memory[side]
+        print(f"| {name} | {shape} | {side} | {rate:,.0f} | {ratio:.2f} | {reached:.0%} | {memory[side]:,.0f} |",
               flush=True)
+    return medians
 
 
-def build(kind, precision, model, shape, data, cache):
+def build(kind, precision, model, shape, layers, data, cache):
     """Make a side in its process: ``step(batch)``, its batches, and the products of a step in FLOP."""
     global step, batches, flops, ceiling
     rows, length = map(int, shape.split("x"))
     hps = SimpleNamespace(**vars(HPS["pretrain", model]) | dict(
         seq_len=length, batch_size=rows, micro_batch_size=rows, attention="softmax", optimizer="adamw", learning_rate=1e-4,
         hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, precision=precision, warmup_steps=10, num_workers=0))
+    hps.num_hidden_layers = layers or hps.num_hidden_layers
     if kind == "ours" and DEVICE.type == "cpu":
         machine.keep_freed_memory()
     store, tokenizer = prepare(open_source([str(data / "pretrain")]), cache, tokenizer=data / "vocab" / "30k-clean.model",
@@ -99,15 +137,15 @@ def build(kind, precision, model, shape, data, cache):
         trainer._update(next(batches), received)
     flops, ceiling = counter.get_total_flops(), matmul_flops(
         DEVICE, DTYPES[precision], rows * length, hps.hidden_size, hps.intermediate_size, repeats=30)
-    if kind == "peer":
+    if kind != "ours":
         del trainer, network
         machine.choose_attention_backend(None, DEVICE, length)                  # PyTorch's own choice
-        step = peer_step(model, hps, DTYPES[precision])
+        step = peer_step(hps, DTYPES[precision], compiled=kind == "peer compiled")
     else:
         step = lambda micro_batches: trainer._update(micro_batches, received)  # noqa: E731
 
 
-def peer_step(model, hps, dtype):
+def peer_step(hps, dtype, compiled):
     import transformers
 
     transformers.set_seed(0)
@@ -118,6 +156,7 @@ def peer_step(model, hps, dtype):
     peer = getattr(transformers, f"{family}ForPreTraining")(getattr(transformers, f"{family}Config")(**settings)).to(DEVICE)
     sentence = "next_sentence_label" if family == "Bert" else "sentence_order_label"
     optimizer, = build_optimizers(peer, hps)
+    network = torch.compile(peer) if compiled else peer
 
     def step(micro_batches):
         (_, batch), = micro_batches
@@ -125,7 +164,7 @@ def peer_step(model, hps, dtype):
         labels = torch.full_like(batch["input_ids"], NO_LABEL).flatten()
         labels[batch["masked_positions"]] = batch["mlm_labels"]
         with machine.autocast(None if dtype == torch.float32 else dtype, DEVICE):
-            loss = peer(input_ids=batch["input_ids"], token_type_ids=batch["token_type_ids"],
+            loss = network(input_ids=batch["input_ids"], token_type_ids=batch["token_type_ids"],
                         attention_mask=batch["attention_mask"], labels=labels.view_as(batch["input_ids"]),
                         **{sentence: batch["sentence_labels"]}).loss
         loss.backward()

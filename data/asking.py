@@ -52,7 +52,8 @@ def _line_rows(name, names):
             parts = [*parts[:2], parts[2:]]
         if line.strip() and len(parts) != len(names):
             raise DataError(f"{name}: line {number}: {len(parts)} texts, expected {', '.join(names)}, parted by tabs")
-        yield {}, tuple(parts) if line.strip() else ("",) * len(names)
+        item = tuple(parts) if line.strip() else ("",) * len(names)
+        yield dict(zip(names, item)), item
 
 
 def _value(value, options, place):
@@ -74,7 +75,7 @@ def _decoded(stream):
     """The lines of standard input."""
     for number, line in enumerate(stream, start=1):
         try:
-            yield line.decode("utf-8").rstrip("\r\n")
+            yield line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
         except UnicodeDecodeError as error:
             raise DataError(f"standard input: line {number}, byte {error.start} of it: not UTF-8") from None
 
@@ -105,11 +106,11 @@ def finished(path, size):
 def _finished_array(path, size):
     if path.exists():
         raise DataError(f"--output {path}: it is whole; --append goes on with an interrupted one")
-    body = _body(path)
+    body = body_of(path)
     return body.stat().st_size // (4 * size) if body.exists() else 0
 
 
-def _body(path):
+def body_of(path):
     """Where the rows of a .npy file gather until their number is known."""
     return path.with_name(path.name + ".part")
 
@@ -134,7 +135,7 @@ def write_json(file, answers, columns=(), header=None):
     for kept, answer in answers:
         print(mark, _json(_merged(kept, answer)), file=file, sep="\n", end="", flush=True)
         mark = ","
-    print("[]" if mark == "[" else "\n]", file=file)
+    print("[]" if mark == "[" else "\n]", file=file, flush=True)
 
 
 def write_csv(file, answers, columns, header=None):
@@ -148,14 +149,14 @@ def write_csv(file, answers, columns, header=None):
         row = _merged(kept, answer)
         if extra := row.keys() - set(header):
             raise DataError(f"row {number + 1} has a field '{min(extra)}' that the first has not: take --format jsonl")
-        writer.writerow([_cell(row.get(name)) for name in header])
+        writer.writerow([_cell(row.get(name), kept=name in kept) for name in header])
         file.flush()
 
 
 def write_array(path, answers, size, done=0):
     """Embeddings as a .npy file of float32 (rows, size), an empty input's all zero: whole, or FILE.npy.part with the rows
     that there are, of which the first ``done`` stay."""
-    temporary, body = path.with_name(path.name + ".tmp"), _body(path)
+    temporary, body = path.with_name(path.name + ".tmp"), body_of(path)
     rows = done
     with open(body, "ab") as file:
         file.truncate(4 * size * done)
@@ -180,7 +181,9 @@ def _merged(kept, answer):
     """One row; what is answered under the name of a column that is there already gets ``answer_`` before it."""
     row = dict(kept)
     for name, value in answer.items():
-        row[f"answer_{name}" if name in kept else name] = value.tolist() if hasattr(value, "tolist") else value
+        while name in row:
+            name = f"answer_{name}"
+        row[name] = value.tolist() if hasattr(value, "tolist") else value
     return row
 
 
@@ -188,10 +191,10 @@ def _json(value):
     return json.dumps(value, ensure_ascii=False, default=str)
 
 
-def _cell(value):
+def _cell(value, kept):
     if value is None:
         return ""
-    if isinstance(value, float):
+    if isinstance(value, float) and not kept:
         return f"{value:.6f}"
     return value if isinstance(value, str) else _json(value)
 
@@ -201,7 +204,7 @@ def _words(value):
     if isinstance(value, dict):
         if "predictions" in value:
             return ", ".join(f"{guess['token']} {guess['probability']:.3f}" for guess in value["predictions"])
-        if "label" in value:
+        if {"text", "label", "probability"} <= value.keys():
             return f"{value['text']} ({value['label']} {value['probability']:.3f})"
         return ", ".join(f"{name} {_words(part)}" for name, part in value.items())
     if isinstance(value, list):

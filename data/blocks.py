@@ -118,8 +118,10 @@ def encodes_by_word(tokenizer: Tokenizer) -> bool:
     parts = json.loads(tokenizer.to_str())
     split, normalizer = parts["pre_tokenizer"] or {}, parts["normalizer"] or {}
     steps = {step["type"] for step in [normalizer, *normalizer.get("normalizers", [])] if step}
-    metaspace = (split.get("type") == "Metaspace" and split.get("prepend_scheme") == "always"
-                 and split.get("split", True) and parts["model"]["type"] == "Unigram")
+    splits = split.get("pretokenizers", [split])              # ALBERT's on the hub: WhitespaceSplit, Metaspace
+    metaspace = ([step.get("type") for step in splits] in (["Metaspace"], ["WhitespaceSplit", "Metaspace"])
+                 and splits[-1].get("prepend_scheme") == "always" and splits[-1].get("split", True)
+                 and parts["model"]["type"] == "Unigram")
     wordpiece = split.get("type") == "BertPreTokenizer" and parts["model"]["type"] == "WordPiece"
     return (metaspace or wordpiece) and steps <= INDEPENDENT_NORMALIZERS and not any(
         " " in token["content"] or token["single_word"] for token in parts["added_tokens"])

@@ -6,6 +6,7 @@ from data.tables import text_lines
 from data.tasks import Examples, TaskData, class_names, numbered, split
 
 METRICS = ("f1", "precision", "recall", "accuracy")
+OF_ENTITIES = ("B-", "I-", "E-", "S-")                # other tags, such as parts of speech, stand each for its word
 DEV_FILES = ("dev.txt", "valid.txt", "testa.txt")
 
 
@@ -60,4 +61,5 @@ def tagging(parts, path, places):
                   for row, sentence in enumerate(tags)]
         examples.append(Examples([str(row) for row in range(len(words))], {"words": words}, labels))
     train, dev = examples if len(examples) == 2 else split(examples[0])
-    return TaskData("tagging", train, dev, METRICS, names)
+    entities = any(name.startswith(OF_ENTITIES) for name in names)
+    return TaskData("tagging", train, dev, METRICS if entities else ("accuracy",), names)

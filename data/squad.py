@@ -16,22 +16,22 @@ def read_squad(name, data=None, dev=None):
 
     ``data`` is a folder with train-v1.1.json and dev-v1.1.json (or v2.0), or a training file beside which ``dev``
     may name the held-out one; without it the hub is asked. Answers that are not where their context has them are
-    left out of training and counted in the notes.
+    left out of training and counted in the notes; in held-out questions they count in the scores all the same.
     """
     version, repository = VERSIONS[name]
     notes = []
     if data is None:
-        train, held = (_from_hub(repository, part, notes) for part in ("train", "validation"))
+        train, held = (_from_hub(repository, part, notes, part == "validation") for part in ("train", "validation"))
     elif Path(data).is_dir():
-        train, held = (_from_file(Path(data) / f"{part}-{version}.json", notes) for part in ("train", "dev"))
+        train, held = (_from_file(Path(data) / f"{part}-{version}.json", notes, part == "dev") for part in ("train", "dev"))
     else:
-        train, held = _from_file(data, notes), _from_file(dev, notes) if dev else None
+        train, held = _from_file(data, notes), _from_file(dev, notes, True) if dev else None
     if held is None:
         train, held = split(train)
     return TaskData("questions", train, held, METRICS, notes=notes)
 
 
-def _from_file(path, notes):
+def _from_file(path, notes, held=False):
     path = existing(path)
     try:
         articles = json.loads(path.read_text(encoding="utf-8"))["data"]
@@ -41,18 +41,19 @@ def _from_file(path, notes):
                 for article in articles for paragraph in article["paragraphs"] for question in paragraph["qas"]]
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path}: not in the layout of SQuAD ({type(error).__name__}: {error})") from None
-    return _examples(str(path), rows, notes)
+    return _examples(str(path), rows, notes, held)
 
 
-def _from_hub(repository, part, notes):
+def _from_hub(repository, part, notes, held):
     loaded = load_split(repository, None, part, f"{repository}:")
     rows = [(row["id"], row["context"], row["question"],
              list(zip(row["answers"]["answer_start"], row["answers"]["text"]))) for row in loaded]
-    return _examples(f"{repository} {part}", rows, notes)
+    return _examples(f"{repository} {part}", rows, notes, held)
 
 
-def _examples(place, rows, notes):
-    """Examples of (id, context, question, answers); a question all of whose answers are misplaced is left out."""
+def _examples(place, rows, notes, held):
+    """Examples of (id, context, question, answers). Misplaced answers, and questions that have no other, are left out;
+    in ``held`` examples they stay, the answers behind the others and at place -1."""
     kept, misplaced = [], 0
     for row in rows:
         _, context, question, answers = row
@@ -60,11 +61,14 @@ def _examples(place, rows, notes):
             raise DataError(f"{place}: question {row[0]}: no text in its question or its context")
         found = [(start, text) for start, text in answers if text and context[start:start + len(text)] == text]
         misplaced += len(answers) - len(found)
+        if held:
+            found += [(-1, text) for start, text in answers if (start, text) not in found]
         if found or not answers:
             kept.append((*row[:3], found))
     if misplaced:
-        notes.append(f"{place}: {misplaced} answers are not in their context where answer_start says; left out, "
-                     f"and with them {len(rows) - len(kept)} questions that have no other")
+        notes.append(f"{place}: {misplaced} answers are not in their context where answer_start says; " + (
+            "they count in the scores all the same" if held else
+            f"left out, and with them {len(rows) - len(kept)} questions that have no other"))
     if not kept:
         raise DataError(f"{place}: no question with a usable answer")
     ids, contexts, questions, answers = map(list, zip(*kept))

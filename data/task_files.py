@@ -20,6 +20,8 @@ def read_task(task, data=None, dev=None, text="text", text_pair=None, label="lab
     if task not in TASKS:
         raise DataError(f"--task {task}: unknown; choose from {', '.join(TASKS)}")
     folder = data is not None and Path(data).expanduser().is_dir()
+    if dev and task not in OWN and (folder or data is None or task in GLUE or task == "race"):
+        raise DataError(f"--dev {dev}: --task {task} finds its held-out file itself; leave --dev out")
     if task in OWN:
         if data is None:
             raise DataError(f"--task {task}: name your file with --data, such as --data train.csv")

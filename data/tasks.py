@@ -83,7 +83,7 @@ def class_names(values):
     """The different labels in order: by number where all are numbers, else by name."""
     names = set(values)
     try:
-        return sorted(names, key=float)
+        return sorted(sorted(names), key=float)
     except ValueError:
         return sorted(names)
 

@@ -56,11 +56,20 @@ def test_linformer_keeps_its_projections_and_adds_positions(tmp_path):
         loaded(INPUTS.repeat(1, 2))
 
 
+def test_a_new_convolution_leaves_the_projections_of_linformer(tmp_path):
+    model = build(attention="linformer", num_landmarks=8)
+    before = model(INPUTS).mlm_logits
+    switch_attention(model, "linformer", conv_kernel_size=5)
+    torch.testing.assert_close(model(INPUTS).mlm_logits, before)
+
+
 def test_a_convolution_of_the_same_width_is_kept():
     model = build(attention="nystrom", conv_kernel_size=5)
     before = model(INPUTS).mlm_logits
     message = switch_attention(model, "softmax", conv_kernel_size=5)
     assert message == "attention nystrom -> softmax, conv_kernel_size 5 -> 5"
+    torch.testing.assert_close(model(INPUTS).mlm_logits, before)
+    switch_attention(model, "softmax")
     torch.testing.assert_close(model(INPUTS).mlm_logits, before)
     switch_attention(model, "nystrom", num_landmarks=8, conv_kernel_size=0)
     assert model.config.num_landmarks == model.albert.encoder.attention[0].attend.landmarks == 8

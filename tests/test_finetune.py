@@ -15,6 +15,7 @@ from sklearn.utils.class_weight import compute_class_weight
 
 from albert import AlbertConfig, AlbertForPretraining, AlbertForSequenceClassification
 from albert.attention import KINDS
+from data.task_files import read_task
 from data.tokenizer import save_tokenizer, train_tokenizer
 from hps import HPS
 from trainer import checkpoints
@@ -257,6 +258,10 @@ def test_seeds_and_sweep_end_in_one_table(checkpoint, tables, tmp_path, finetune
     assert table[0].split()[:4] == ["setting", "runs", "accuracy", "f1"]
     assert table[1].startswith("learning_rate=1e-5  ") and table[2].startswith("learning_rate=1e-3  ")
     assert table[1].split()[1] == "2" and "±" in table[1] and not run_folders(tmp_path)
+    for values in ("learning_rate=1e-5,abc", "batch_size=8,0"):                     # refused before the first run
+        result = finetune(arguments(checkpoint, tmp_path, "classify", *own(tables, "--label", "verdict"), "--sweep", values))
+        refused(result)
+        assert not run_folders(tmp_path)
 
 
 @pytest.mark.parametrize("what, frozen", [("embeddings", "embeddings"), ("2", "albert_layers.0.")])
@@ -282,7 +287,8 @@ def test_early_stopping(checkpoint, tables, tmp_path, finetune):
     assert (saved["best_step"], saved["steps"]) == (2, 6)
 
 
-@pytest.mark.parametrize("settings", [["class_weights=balanced"], ["label_smoothing=0.1"], ["bucket_batches=1"]])
+@pytest.mark.parametrize("settings", [["class_weights=balanced"], ["label_smoothing=0.1"], ["bucket_batches=1"],
+                                      ["optimizer=muon", "muon_learning_rate=0.01"]])
 def test_settings_train(checkpoint, tables, tmp_path, finetune, settings):
     result = finetune(arguments(checkpoint, tmp_path, "classify", *own(tables, "--label", "verdict"), "--no-save",
                                 settings=settings))
@@ -346,6 +352,12 @@ def test_misplaced_answers_are_counted(checkpoint, benchmarks, tmp_path, finetun
     result = finetune(arguments(checkpoint, tmp_path, "squad", "--data", tmp_path, settings=["max_steps=2"]))
     assert result.code == 0, result.err
     assert "2 answers are not in their context" in result.out and "with them 1 questions" in result.out
+    shutil.copy(tmp_path / "train-v1.1.json", tmp_path / "dev-v1.1.json")
+    held = read_task("squad", tmp_path).dev
+    wanted = [[answer["text"] for answer in question["answers"]] for article in data["data"]
+              for paragraph in article["paragraphs"] for question in paragraph["qas"]]
+    assert [sorted(text for _, text in labels) for labels in held.labels] == [sorted(texts) for texts in wanted]
+    assert all(start == -1 for start, _ in held.labels[0])
 
 
 def test_a_question_longer_than_the_window(checkpoint, benchmarks, tmp_path, finetune):
@@ -363,6 +375,7 @@ def test_other_bad_input(checkpoint, tables, tmp_path, finetune):
     refused(call(flags=own(tables, "--label", "verdict", "--freeze", "9")), "--freeze 9", "4 layers")
     refused(call(task="regress"), "not a number", "train.csv: line 2")
     refused(call(task="sst2", flags=["--data", tables]), "no such file", "train.tsv")
+    refused(call(task="sst2", flags=["--data", tables, "--dev", tables / "none.csv"]), "--dev", "sst2")
     broken = tmp_path / "broken"
     shutil.copytree(checkpoint, broken)
     tokenizer = json.loads((broken / "tokenizer.json").read_text())

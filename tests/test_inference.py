@@ -2,6 +2,7 @@
 import csv
 import io
 import json
+import logging
 import os
 import shutil
 import signal
@@ -130,6 +131,10 @@ def test_entities(models):
     answer = tag.answer((text,), [(window, (labels, [0.5] * len(labels)))])
     assert [(e["text"], e["label"], e["start"], e["end"]) for e in answer["entities"]] == [
         ("sun gold", "LOC", 0, 8), ("rain", "LOC", 10, 14), ("sun gold", "LOC", 15, 23)]
+    tag.config.id2label = {0: "B-date-time", 1: "I-date-time", 2: "O"}
+    answer = tag.answer((text,), [(window, (labels, [0.5] * len(labels)))])
+    assert [(e["text"], e["label"]) for e in answer["entities"]] == [
+        ("sun gold", "date-time"), ("rain", "date-time"), ("sun gold", "date-time")]
 
 
 def test_answers_as_transformers(models):
@@ -148,6 +153,14 @@ def test_answers_as_transformers(models):
     odds = answer["no_answer_score"] - answer["score"]
     assert pipeline("qa", models / "span", threshold=odds + 1)((question, context))["answer"] == answer["answer"]
     assert pipeline("qa", models / "span", threshold=odds - 1)((question, context))["answer"] == ""
+
+
+def test_windows_of_a_context_overlap(models):
+    answer = pipeline("qa", models / "span")
+    windows, = answer.rows([("who", "sun rain " * 60)])
+    starts = [int(window["first"][window["first"] >= 0][0]) for window in windows]
+    ends = [int(window["last"].max()) for window in windows]
+    assert len(windows) > 3 and all(start < end for start, end in zip(starts[1:], ends))
 
 
 def test_choices(models):
@@ -213,7 +226,7 @@ def test_lines_and_a_run_that_goes_on(inference, models, tmp_path):
     part.write_bytes(whole.read_bytes()[:200])                                  # cut within a line
     assert inference([str(models / "classes"), str(lines), "--output", str(part), "--append", "--cpu"]).code == 0
     answers, others = ([json.loads(line) for line in path.read_text().splitlines()] for path in (part, whole))
-    assert len(answers) == len(TEXTS) and answers[2] == {}
+    assert [answer["text"] for answer in answers] == TEXTS and answers[2] == {"text": ""}
     for answer, other in zip(answers, others):
         assert answer.get("probabilities", {}) == pytest.approx(other.get("probabilities", {}), abs=1e-6)
     assert inference([str(models / "classes"), str(lines), "--output", str(whole), "--cpu"]).code == 2
@@ -232,6 +245,9 @@ def test_lines_and_a_run_that_goes_on(inference, models, tmp_path):
     np.testing.assert_allclose(np.load(tmp_path / "g.npy"), array, atol=1e-6)
     assert not (tmp_path / "g.npy.part").exists()
     refused(inference(again), "g.npy", "whole")
+    (tmp_path / "h.npy.part").write_bytes(array.tobytes())                      # rows that nobody said to drop
+    assert inference([*again[:5], str(tmp_path / "h.npy"), "--cpu"]).code == 2
+    assert (tmp_path / "h.npy.part").stat().st_size == array.nbytes
     refused(inference([str(models / "classes"), str(lines), "--output", str(tmp_path / "f.npy"), "--cpu"]), "embed")
 
 
@@ -275,6 +291,19 @@ def test_columns_are_kept_and_faults_name_their_row(inference, models, tmp_path)
         assert inference([str(models / "classes"), "sun", *flags, "--cpu"]).code == 2
     refused(inference([str(models / "pretraining"), "a [MASK]", "--top-k", "0", "--cpu"]), "top_k=0")
     refused(inference([str(models / "classes"), "caf\udce9", "--cpu"]), "UTF-8")
+    assert inference([str(models / "classes"), "sun", "--output", str(tmp_path / "o.csv"), "--append", "--cpu"]).code == 2
+    refused(inference([str(models / "classes"), str(lines), "--output", str(tmp_path), "--append", "--cpu"]), "suffix")
+
+
+def test_columns_of_any_name_and_value(inference, models, tmp_path):
+    row = {"text": "sun", "label": "x", "answer_label": "y", "share": 1e-8, "more": {"label": 3}}
+    (tmp_path / "a.jsonl").write_text(json.dumps(row) + "\n")
+    ask_for = [str(models / "classes"), str(tmp_path / "a.jsonl"), "--cpu", "--format"]
+    answer = json.loads(inference([*ask_for, "jsonl"]).out)
+    assert row.items() <= answer.items() and answer["answer_answer_label"] in ("good", "bad", "so")
+    answer, = csv.DictReader(io.StringIO(inference([*ask_for, "csv"]).out))
+    assert (float(answer["share"]), answer["label"], answer["answer_label"]) == (1e-8, "x", "y")
+    assert "label 3" in inference([*ask_for, "table"]).out
 
 
 def test_pooled_needs_a_pooler(models, capsys):
@@ -282,6 +311,7 @@ def test_pooled_needs_a_pooler(models, capsys):
         pipeline("embed", models / "tags", pooling="pooled")
     pipeline("embed", models / "tags")("sun")
     assert "anew" not in capsys.readouterr().err
+    assert logging.getLogger("albert").isEnabledFor(logging.WARNING)
 
 
 def test_a_run_on_pairs_answers_pairs(models, tmp_path):
@@ -294,6 +324,8 @@ def test_a_run_on_pairs_answers_pairs(models, tmp_path):
 def test_standard_input_and_output(models):
     done = ask(models / "classes", "-", text="sun\nrain\n".encode())
     assert done.returncode == 0 and len(done.stdout.splitlines()) == 2 and not done.stderr
+    marked = ask(models / "classes", "-", text="\ufeffsun\nrain\n".encode())
+    assert marked.stdout == done.stdout
     done = ask(models / "classes", "-", text=b"sun\n\xff\n")
     assert done.returncode == 2 and b"line 2" in done.stderr and b"Traceback" not in done.stderr
     process = subprocess.Popen(f"yes sun | '{sys.executable}' '{ROOT / 'main-inference.py'}' '{models / 'classes'}' - --cpu "
@@ -325,6 +357,9 @@ def test_exported_programs(inference, models, tmp_path, name):
     found = torch.export.load(tmp_path / "model.pt2").module()(*inputs)
     for ours, theirs in zip(found, Plain(model)(*inputs), strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
+    assert "2 to 40 tokens" in result.out
+    for flags in (["--quantize", "int8"], ["--precision", "bf16"]):
+        assert inference([str(models / name), "--export", "torch", "--output", str(tmp_path), *flags]).code == 2
     assert load_tokenizer(tmp_path).to_str() == load_tokenizer(models / name).to_str()
 
 

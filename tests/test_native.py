@@ -9,7 +9,7 @@ import unicodedata
 import pytest
 import sentencepiece
 import unicode_differences
-from test_store import corpus, nasty_texts
+from test_store import assert_words_are_independent, corpus, nasty_texts
 from tokenizers import normalizers
 
 from data.errors import DataError
@@ -147,6 +147,16 @@ def test_added_tokens_that_take_the_blanks_beside_them(folder, tmp_path):
         assert native.encode(text) == fast.encode(text, add_special_tokens=False).ids
 
 
+def test_the_layout_of_albert_on_the_hub(shared, tmp_path):
+    """Split by white space before the Metaspace, runs of blanks made one; words one by one give the same ids too."""
+    config = json.loads(load_fast(shared / "vocab" / "30k-clean.model").to_str())
+    config["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [{"type": "WhitespaceSplit"}, config["pre_tokenizer"]]}
+    config["normalizer"]["normalizers"].append({"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "})
+    (tmp_path / "tokenizer.json").write_text(json.dumps(config), encoding="utf-8")
+    assert_equal(tmp_path, EMBEDDED + fuzzed(500, 4))
+    assert_words_are_independent(load_fast(tmp_path), EMBEDDED + nasty_texts(500, 4))
+
+
 @pytest.mark.parametrize("part, value, words", [
     ("normalizer", {"type": "Prepend", "prepend": "x"}, "normalizer Prepend"),
     ("normalizer", {"type": "Replace", "pattern": {"Regex": "a+"}, "content": ""}, "'a\\+'"),
@@ -166,6 +176,7 @@ def test_what_is_not_native_is_named(part, value, words, folder, tmp_path):
     ("tokenizer.json", b'{"version": ', "no tokenizer that can be read"), ("tokenizer.json", b"[1]", "no tokenizer"),
     ("x.model", b"\x0a\xff", "x.model"), ("x.model", b"", "Unigram"), ("x.vocab", b"a b\n", "x.vocab"),
     ("vocab.txt", b"the\n", r"no token \[PAD\]"), ("tokenizer.json", b"\xff", "no tokenizer"),
+    ("x.model", b"\x0a\x02\x08\x01", "x.model"), ("tokenizer.json", b"[" * 100_000, "no tokenizer"),
 ])
 def test_damaged_files(name, content, words, tmp_path):
     (tmp_path / name).write_bytes(content)

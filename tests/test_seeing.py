@@ -1,6 +1,7 @@
 """What a run says of itself: the log, profiles, estimates, comparisons."""
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -47,6 +48,9 @@ def test_every_line_says_how_it_goes(corpus, cache, tmp_path, pretrain):
             assert 1e7 < line["peak_memory"] < 1e12
     assert result.out.count("ms an update") == 5 and "2 updates profiled" in result.out
     assert json.loads((run / "trace.json").read_text())["traceEvents"]
+    short = [*SETTINGS, "max_steps=4", "warmup_steps=1"]
+    result = pretrain(arguments(corpus, cache, tmp_path / "none", short, ["--profile", "50", "--no-save"]))
+    assert result.code == 0 and "2 updates profiled;" in result.out, result.err
 
 
 def test_a_dry_run_trains_nothing(corpus, cache, tmp_path, pretrain):
@@ -54,6 +58,11 @@ def test_a_dry_run_trains_nothing(corpus, cache, tmp_path, pretrain):
     assert result.code == 0 and not (tmp_path / "runs").exists(), result.err
     for word in ("parameters:", "tokens an epoch:", "memory:", "GiB", "time:"):
         assert word in result.out
+    epochs = float(re.search(r"([\d.]+) epochs", result.out)[1])
+    sequences = int(re.search(r"([\d,]+) sequences an epoch", pretrain(arguments(
+        corpus, cache, tmp_path / "none", SETTINGS, ["--no-save"])).out)[1].replace(",", ""))
+    steps, size = (int(re.search(pattern, result.out)[1]) for pattern in (r"in ([\d]+) updates", r"updates of (\d+)"))
+    assert epochs == pytest.approx(steps * size / sequences, abs=0.06)
 
 
 @pytest.mark.slow

@@ -66,7 +66,10 @@ def test_tag_table(tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_text('{"words": ["in", "Rome"], "tags": ["O", "B-LOC"]}\n{"words": "sun joy", "tags": "O O"}\n')
     read = read_task("tag", path, dev=path, text="words", label="tags")
-    assert read.labels == ["B-LOC", "O"] and read.train.labels == [[1, 0], [1, 1]]
+    assert read.labels == ["B-LOC", "O"] and read.train.labels == [[1, 0], [1, 1]] and read.metrics[0] == "f1"
+    speech = tmp_path / "speech.jsonl"
+    speech.write_text('{"words": ["in", "Rome"], "tags": ["IN", "NN"]}\n')
+    assert read_task("tag", speech, dev=speech, text="words", label="tags").metrics == ("accuracy",)
     path.write_text('{"words": ["in", "Rome"], "tags": ["O"]}\n')
     with pytest.raises(DataError, match="line 1: 2 words, but 1 labels"):
         read_task("tag", path, text="words", label="tags")
@@ -209,6 +212,21 @@ def test_squad_s_scores(answer, gold, exact, overlap):
     assert answers.exact_match(answer, gold) == exact and answers.f1(answer, gold) == pytest.approx(overlap)
 
 
+def test_squad_s_scores_are_those_of_torchmetrics():
+    from torchmetrics.functional.text import squad
+    rng = np.random.default_rng(2)
+    words = ["The", "a", "an", "Rome", "rome,", "in", "1912.", "U.S.", "tower", "--", "théâtre", "Anna"]
+    texts = [" ".join(rng.choice(words, rng.integers(1, 6))) for _ in range(600)]
+    texts = [text for text in texts if answers.normalize(text)]
+    said, golds = texts[:100], [texts[100 + 3 * row:103 + 3 * row] for row in range(100)]
+    expected = squad([{"id": str(row), "prediction_text": text} for row, text in enumerate(said)],
+                     [{"id": str(row), "answers": {"text": gold, "answer_start": [0] * len(gold)}}
+                      for row, gold in enumerate(golds)])
+    scores = answers.evaluate(said, [0.0] * 100, golds)
+    assert 0.1 < scores["f1"] < 0.9 and 100 * scores["f1"] == pytest.approx(float(expected["f1"]), abs=1e-4)
+    assert 100 * scores["exact_match"] == pytest.approx(float(expected["exact_match"]), abs=1e-4)
+
+
 def test_the_threshold_is_the_best_of_all():
     rng = np.random.default_rng(0)
     for _ in range(30):
@@ -245,6 +263,7 @@ def test_entities_are_scored_whole():
 def test_a_constant_has_no_correlation():
     assert metrics.regression(("pearson", "spearman"), [1.0, 2.0, 3.0], [5.0, 5.0, 5.0]) == {
         "pearson": 0.0, "spearman": 0.0}
+    assert metrics.regression(("pearson",), [1.0], [5.0]) == {"pearson": 0.0}
 
 
 def test_order_is_a_permutation_in_batches_of_one_length(tokenizer):

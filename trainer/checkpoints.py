@@ -83,16 +83,19 @@ def verified_state(path):
     try:
         check_sums(path)
         state = json.loads((path / _STATE).read_text(encoding="utf-8"))
-        counts = [state["step"], state["tokens"], *state["position"].values()]
+        counts = [state["step"], state["tokens"], *(state["position"][name] for name in ("epoch", "sample")),
+                  state["best"]["step"] or 0]
         if not all(isinstance(value, int) and 0 <= value < 1 << 62 for value in counts):
             raise ValueError
-        if path.name != f"step-{state['step']:07d}" or not {"window", "best", "scaler"} <= state.keys():
+        if path.name != f"step-{state['step']:07d}":
             raise ValueError
         for value in (*state["window"].values(), state["best"]["score"], *state["scaler"].values()):
+            if not isinstance(value, (int, float)):
+                raise ValueError
             float(value)
     except ModelError as fault:
         raise RunError(str(fault)) from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError):
         raise RunError(f"{path / _STATE} is not the state of a checkpoint") from None
     return state
 
@@ -107,8 +110,10 @@ def restore_optimizers(path, optimizers):
             slots[int(owner)].setdefault(int(parameter), {})[slot] = tensor
         for optimizer, state in zip(optimizers, slots):
             params = [p for group in optimizer.param_groups for p in group["params"]]
+            names = {"momentum_buffer"} if isinstance(optimizer, torch.optim.Muon) else {"step", "exp_avg", "exp_avg_sq"}
             for number, tensors in state.items():
-                if any(tensor.ndim and tensor.shape != params[number].shape for tensor in tensors.values()):
+                shape = params[number].shape
+                if tensors.keys() != names or any(tensor.ndim and tensor.shape != shape for tensor in tensors.values()):
                     raise ValueError
             optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     except (SafetensorError, OSError, ValueError, IndexError):

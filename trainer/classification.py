@@ -5,7 +5,7 @@ import torch.nn.functional as F
 
 from data.race import LETTERS
 from trainer import metrics
-from trainer.finetuning import Finetuning, class_weights, forward, in_order
+from trainer.finetuning import Finetuning, class_weights, in_order
 
 
 class Classification(Finetuning):
@@ -26,19 +26,14 @@ class Classification(Finetuning):
             counts["label"] = float(self.weights[batch["labels"]].sum())
         return counts
 
-    def _losses(self, logits, labels):
-        loss = F.cross_entropy(logits, labels, self.weights.to(logits.device), reduction="sum",
+    def _losses(self, logits, batch):
+        loss = F.cross_entropy(logits.float(), batch["labels"], self.weights.to(logits.device), reduction="sum",
                                label_smoothing=self.hps.label_smoothing)
         return {"label_loss": loss}
 
-    def sums(self, model, batch):
-        return self._losses(forward(model, batch).float(), batch["labels"])
-
-    def predict(self, model, batch):
-        """The sums, and (index, probabilities (B, classes))."""
-        logits = forward(model, batch).float()
-        sums = self._losses(logits, batch["labels"]) if "labels" in batch else {}
-        return sums, (batch["index"].cpu().numpy(), logits.softmax(-1).cpu().numpy())
+    def _kept(self, logits, batch):
+        """Probabilities (B, classes)."""
+        return logits.float().softmax(-1),
 
     def metrics(self, outputs):
         probabilities, = in_order(outputs)
@@ -78,14 +73,14 @@ class MultiLabel(Finetuning):
     def counts(self, batch):
         return {**super().counts(batch), "label": float(self._weights(batch["labels"]).sum())}
 
-    def sums(self, model, batch):
-        return self.predict(model, batch)[0]
+    def _losses(self, logits, batch):
+        loss = F.binary_cross_entropy_with_logits(logits.float(), batch["labels"], self._weights(batch["labels"]),
+                                                  reduction="sum")
+        return {"label_loss": loss}
 
-    def predict(self, model, batch):
-        logits = forward(model, batch).float()
-        sums = {"label_loss": F.binary_cross_entropy_with_logits(logits, batch["labels"], self._weights(batch["labels"]),
-                                                                 reduction="sum")}
-        return sums, (batch["index"].cpu().numpy(), logits.detach().sigmoid().cpu().numpy())
+    def _kept(self, logits, batch):
+        """Probabilities (B, classes)."""
+        return logits.float().sigmoid(),
 
     def metrics(self, outputs):
         probabilities, = in_order(outputs)
@@ -101,16 +96,11 @@ class MultiLabel(Finetuning):
 class Regression(Finetuning):
     """A number, by squared error."""
 
-    def _losses(self, values, labels):
-        return {"label_loss": F.mse_loss(values, labels, reduction="sum")}
+    def _losses(self, values, batch):
+        return {"label_loss": F.mse_loss(values.float().squeeze(-1), batch["labels"], reduction="sum")}
 
-    def sums(self, model, batch):
-        return self._losses(forward(model, batch).float().squeeze(-1), batch["labels"])
-
-    def predict(self, model, batch):
-        values = forward(model, batch).float().squeeze(-1)
-        sums = self._losses(values, batch["labels"]) if "labels" in batch else {}
-        return sums, (batch["index"].cpu().numpy(), values.cpu().numpy())
+    def _kept(self, values, batch):
+        return values.float().squeeze(-1),
 
     def metrics(self, outputs):
         values, = in_order(outputs)

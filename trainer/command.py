@@ -11,12 +11,13 @@ from albert.errors import ModelError
 from data.errors import DataError
 from trainer import checkpoints
 from trainer.errors import RunError
-from trainer.run import read_config
+from trainer.run import read_config, settings_of
 
 DEFAULT_CACHE = "~/.cache/albert"
 # Keys that change nothing of what is learned: a resumed run may go on with others.
 PROCESS_KEYS = ("num_workers", "log_every", "save_every", "keep_checkpoints", "compile", "activation_checkpointing")
-_DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.ESTALE)
+_DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.ESTALE, errno.EACCES, errno.EPERM,
+                errno.EISDIR, errno.ENOTDIR)
 
 
 def add_process_flags(parser):
@@ -35,6 +36,12 @@ def add_process_flags(parser):
     parser.add_argument("--profile", type=int, default=0, metavar="N", help="write a trace of N updates, print the five "
                                                                             "costliest operations, and train on")
     parser.add_argument("--no-save", action="store_true", default=False, help="write nothing but the cache")
+
+
+def restore_process(args, folder, config):
+    """Have --cpu and --cache-dir as the run had them, where they are not given."""
+    process = settings_of(folder, config, dict(cpu=False, cache_dir=DEFAULT_CACHE))
+    args.cpu, args.cache_dir = args.cpu or process.cpu, args.cache_dir or process.cache_dir
 
 
 def refuse_changes(folder, config, asked):

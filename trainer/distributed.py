@@ -94,6 +94,9 @@ def join(cpu=False):
     cuda = torch.cuda.is_available() and not cpu
     device = torch.device("cuda", local_rank) if cuda else torch.device("cpu")
     if cuda:
+        if local_rank >= torch.cuda.device_count():
+            raise RunError(f"process {local_rank} of this machine finds {torch.cuda.device_count()} GPUs: start no more "
+                           "processes than GPUs, or add --cpu")
         torch.cuda.set_device(device)
     if size == 1:
         return World(0, 1, device)

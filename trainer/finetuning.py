@@ -17,13 +17,15 @@ def plan_steps(hps, examples):
 
 
 class Finetuning:
-    """What the kinds of task have in common; each adds ``sums``, ``predict``, ``metrics`` and ``predictions``.
+    """What the kinds of task have in common; each adds ``_losses`` (sums over a micro-batch, of the model's output), ``_kept``
+    (the tensors that are left of it), ``metrics`` and ``predictions`` (of these, as arrays after the examples' numbers).
 
     Each update is ``batch_size`` examples of an epoch's order, the last of an epoch what is left, sorted by length
     and cut into globally numbered micro-batches of which process r of n takes every n-th.
     """
     count_names = ("label", "tokens")
     sum_names = ("label_loss",)
+    target = "labels"                  # what the losses need of a batch
     options = ()                       # of class_weights and label_smoothing, those that the loss knows
 
     def __init__(self, data, train, dev, hps, world):
@@ -79,6 +81,15 @@ class Finetuning:
 
     def counts(self, batch):
         return {"label": len(batch["index"]), "tokens": int(batch["attention_mask"].sum())}
+
+    def sums(self, model, batch):
+        return self._losses(forward(model, batch), batch)
+
+    def predict(self, model, batch):
+        """The sums, none where the labels are not known, and a tuple of arrays."""
+        out = forward(model, batch)
+        sums = self._losses(out, batch) if self.target in batch else {}
+        return sums, tuple(tensor.cpu().numpy() for tensor in (batch["index"], *self._kept(out, batch)))
 
     def goodness(self, scores):
         return scores[self.data.metrics[0]]

@@ -5,7 +5,7 @@ import torch
 
 # Dense peaks of the tensor cores in bf16 or fp16, operations a second, from NVIDIA's data sheets.
 _PEAKS = {"B200": 2.25e15, "H200": 989e12, "H100 PCIe": 756e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12,
-          "L4": 121e12, "A10": 125e12, "V100": 125e12, "T4": 65e12, "RTX 4090": 165e12, "RTX 3090": 71e12}
+          "L40": 181e12, "L4": 121e12, "A10": 125e12, "V100": 125e12, "T4": 65e12, "RTX 4090": 165e12, "RTX 3090": 71e12}
 
 
 def flops_per_token(config, seq_len, mask_prob):

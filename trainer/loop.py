@@ -8,7 +8,6 @@ import signal
 import time
 from contextlib import contextmanager
 from functools import cached_property
-from pathlib import Path
 
 import torch
 from tqdm import tqdm
@@ -79,7 +78,7 @@ class Trainer:
         self.run, hps = run, self.hps
         updates = self.task.updates(self.position)
         if self.profile:
-            updates = profiled(updates, self.profile, self.world.device, (run.path or Path()) / "trace.json")
+            updates = profiled(updates, self.profile, self.world.device, run.path and run.path / "trace.json")
         scores, clock = None, _Clock(self)
         bar = tqdm(total=hps.max_steps, initial=self.step, unit="step", dynamic_ncols=True,
                    disable=self.quiet or not self.world.is_main)
@@ -215,7 +214,7 @@ class Trainer:
         scores = {}
         for name, value in totals.items():
             part, _, what = name.rpartition("_")
-            if what in ("loss", "correct") and totals[part]:
+            if what in ("loss", "correct") and totals.get(part):
                 scores[f"{part}_{'accuracy' if what == 'correct' else 'loss'}"] = value / totals[part]
         losses = [value for name, value in scores.items() if name.endswith("_loss")]
         return {"loss": sum(losses), **scores} if losses else {}

@@ -60,6 +60,8 @@ class Pretraining:
 
     def _ranges(self, position):
         epoch, sample = position["epoch"], position["sample"]
+        if sample > len(self.train.plan(epoch).label):
+            raise DataError(f"the checkpoint stands at sample {sample}, beyond the data of its epoch; start a new run")
         while True:
             ranges, missing = [], self.hps.batch_size
             while missing:

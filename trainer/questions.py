@@ -4,25 +4,21 @@ import torch.nn.functional as F
 
 from data.spans import BEST_SPANS, best_spans
 from trainer import answers
-from trainer.finetuning import Finetuning, forward
+from trainer.finetuning import Finetuning
 
 
 class SpanAnswering(Finetuning):
     """Cross-entropy of the start and of the end, their mean; [CLS] stands for no answer in this window."""
+    target = "start"
 
     def _losses(self, out, batch):
         losses = [F.cross_entropy(logits.float(), batch[name], reduction="sum")
                   for name, logits in (("start", out.start_logits), ("end", out.end_logits))]
         return {"label_loss": sum(losses) / 2}
 
-    def sums(self, model, batch):
-        return self._losses(forward(model, batch), batch)
-
-    def predict(self, model, batch):
-        """The sums, and (index, start logits (B, T), end logits (B, T))."""
-        out = forward(model, batch)
-        return self._losses(out, batch), (batch["index"].cpu().numpy(), out.start_logits.float().cpu().numpy(),
-                                          out.end_logits.float().cpu().numpy())
+    def _kept(self, out, batch):
+        """Start logits (B, T) and end logits (B, T)."""
+        return out.start_logits.float(), out.end_logits.float()
 
     def metrics(self, outputs):
         found = self._answers(outputs)

@@ -6,6 +6,8 @@ import sys
 
 import numpy as np
 
+from albert.checksums import check_sums
+from albert.errors import ModelError
 from trainer import checkpoints
 from trainer.errors import RunError
 
@@ -21,7 +23,13 @@ def finish(trainer, run, task_name, test):
         evaluations = [record for record in run.records if record["kind"] == "eval"]
         return next((record for record in evaluations if record["step"] == best), None)
     path = run.checkpoints / f"step-{best:07d}"
-    trainer.model.load_state_dict(type(trainer.model).from_pretrained(path).state_dict())
+    try:
+        check_sums(path)
+        trainer.model.load_state_dict(type(trainer.model).from_pretrained(path).state_dict())
+    except ModelError as fault:
+        best = trainer.best["step"] = trainer.step
+        if trainer.world.is_main:
+            print(f"passing over the best checkpoint, it is damaged: {fault}; step {best} is kept instead", flush=True)
     trainer.world.barrier()                      # before the first process deletes what another may still read
     task = trainer.task
     means, outputs = trainer.predict(task.evaluation())
@@ -29,7 +37,6 @@ def finish(trainer, run, task_name, test):
     submissions = {name: trainer.predict(task.evaluation(features))[1] for name, features in test.items()}
     if not trainer.world.is_main:
         return scores
-    checkpoints.prune(run.checkpoints, 0, best)
     try:
         write_predictions(run.path / "predictions.csv", task.predictions(outputs, task.data.dev))
         for name, outputs in submissions.items():
@@ -45,6 +52,7 @@ def finish(trainer, run, task_name, test):
             "notes": task.data.notes})
     except OSError as error:
         raise RunError(f"{error.filename}: {error.strerror}") from None
+    checkpoints.prune(run.checkpoints, 0, best)
     return scores
 
 

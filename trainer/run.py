@@ -12,8 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
 
-from torch.utils.tensorboard import SummaryWriter
-
+from data.tokenizer import save_tokenizer
 from trainer import checkpoints, distributed, machine
 from trainer.errors import RunError
 
@@ -36,20 +35,14 @@ class Run:
         except BlockingIOError:
             raise RunError(f"{path}: another process is training in this folder") from None
         self._cut_log(step)
+        from torch.utils.tensorboard import SummaryWriter           # slow to import
+
         self._board = SummaryWriter(str(path), purge_step=step + 1 if step else None)
         self._wandb = None
         if log == "wandb":
             import wandb
             self._wandb = wandb.init(project="albert", name=path.name, id=path.name, resume="allow", dir=path,
                                      config=read_config(path))
-
-    @classmethod
-    def create(cls, parent, task, config, environment, world, log=None):
-        """Make the folder ``parent/task-<time>`` with config.json and environment.json, in the process that writes;
-        the others learn its path."""
-        made = [_new_folder(parent, task, config, environment)] if world.is_main else []
-        path, = world.gather(made)
-        return cls(path, writes=world.is_main, log=log)
 
     @property
     def checkpoints(self):
@@ -62,9 +55,10 @@ class Run:
         for line in self._log:
             try:
                 record = json.loads(line)
-                if record["step"] > step or not (line.isascii() and line.endswith("\n")):
+                if record["step"] > step or record["kind"] not in ("train", "eval") or not (
+                        line.isascii() and line.endswith("\n")):
                     break
-            except (ValueError, KeyError, TypeError):
+            except (ValueError, KeyError, TypeError, RecursionError):
                 break                                       # cut off by a kill
             self.records.append(record)
             kept += len(line.encode())
@@ -140,8 +134,8 @@ def settings_of(folder, config, defaults):
         number = isinstance(value, (int, float)) and abs(value) < 1 << 63
         text = isinstance(value, str) or isinstance(value, list) and all(isinstance(item, str) for item in value)
         if value != default and not (
-                isinstance(value, type(default)) if isinstance(default, (bool, str)) else
-                number or value is None if isinstance(default, (int, float)) else number or text):
+                isinstance(value, type(default)) and (text or number) if isinstance(default, (bool, str, int)) else
+                number if isinstance(default, float) else number or text):
             raise RunError(f"{Path(folder) / 'config.json'}: {key}={repr(value)[:60]}: not a value of that key")
     return SimpleNamespace(**values)
 
@@ -167,6 +161,23 @@ def check_parent(parent):
     if not (existing.is_dir() and os.access(existing, os.W_OK)):
         reason = "not writable" if existing.is_dir() else "a file"
         raise RunError(f"--runs-dir {parent}: {existing} is {reason}; name a folder that can be written")
+
+
+def open_run(args, task, config, trainer, state):
+    """The run that ``trainer`` writes: the one of --resume, cut to the step of the checkpoint with this ``state``; with
+    --no-save one without a folder; else a new folder ``runs-dir/task-<time>`` with ``config`` and the tokenizer. One
+    process makes it; the others learn its path."""
+    world = trainer.world
+    if args.resume:
+        return Run(Path(args.resume), state["step"], world.is_main, args.log)
+    if args.no_save:
+        return Run(None)
+    made = [_new_folder(args.runs_dir, task, config, machine.environment(world.device))] if world.is_main else []
+    path, = world.gather(made)
+    run = Run(path, writes=world.is_main, log=args.log)
+    if world.is_main:
+        save_tokenizer(trainer.tokenizer, path)
+    return run
 
 
 def _new_folder(parent, task, config, environment):

@@ -4,12 +4,13 @@ import torch.nn.functional as F
 
 from data.examples import NO_LABEL
 from trainer import metrics
-from trainer.finetuning import Finetuning, class_weights, forward
+from trainer.finetuning import Finetuning, class_weights
 
 
 class Tagging(Finetuning):
     """The tag of each word, by cross-entropy over its first sub-word. A word that was cut off is predicted O (where
     there is no O, the first tag)."""
+    target = "tags"
     options = ("class_weights", "label_smoothing")
 
     def __init__(self, data, train, dev, hps, world):
@@ -21,20 +22,15 @@ class Tagging(Finetuning):
         tags = batch["tags"][batch["tags"] != NO_LABEL]
         return {**super().counts(batch), "label": float(self.weights[tags].sum())}
 
-    def _losses(self, logits, tags):
-        loss = F.cross_entropy(logits.flatten(0, 1), tags.flatten(), self.weights.to(logits.device), reduction="sum",
-                               ignore_index=NO_LABEL, label_smoothing=self.hps.label_smoothing)
+    def _losses(self, logits, batch):
+        loss = F.cross_entropy(logits.float().flatten(0, 1), batch["tags"].flatten(), self.weights.to(logits.device),
+                               reduction="sum", ignore_index=NO_LABEL, label_smoothing=self.hps.label_smoothing)
         return {"label_loss": loss}
 
-    def sums(self, model, batch):
-        return self._losses(forward(model, batch).float(), batch["tags"])
-
-    def predict(self, model, batch):
-        """The sums, and (index, words (B, T), tags (B, T), their probabilities (B, T))."""
-        logits = forward(model, batch).float()
-        probability, tag = logits.softmax(-1).max(-1)
-        return self._losses(logits, batch["tags"]), tuple(
-            tensor.cpu().numpy() for tensor in (batch["index"], batch["words"], tag, probability))
+    def _kept(self, logits, batch):
+        """Words (B, T), tags (B, T) and their probabilities (B, T)."""
+        probability, tag = logits.float().softmax(-1).max(-1)
+        return batch["words"], tag, probability
 
     def metrics(self, outputs):
         names = self.data.labels

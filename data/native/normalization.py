@@ -15,6 +15,7 @@ WHITE_SPACE = "".join(map(chr, (*range(0x9, 0xE), 0x20, 0x85, 0xA0, 0x1680, *ran
                                 0x205F, 0x3000)))   # Unicode's property; str.isspace() has four controls more
 _WHITE_SPACE = re.compile(f"[{WHITE_SPACE}]")
 _RUN_OF_SPACE = re.compile(f"[{WHITE_SPACE}]+")
+_BLANKS = re.compile(" {2,}")
 _IDEOGRAPHS = re.compile("([\u4e00-\u9fff\u3400-\u4dbf\U00020000-\U0002a6df\U0002a700-\U0002b73f\U0002b740-\U0002b81f"
                          "\U0002b920-\U0002ceaf\uf900-\ufaff\U0002f800-\U0002fa1f])")
 _NMT_DELETED = "\x01-\x08\x0b\x0e-\x1f\x7f\x8f\x9f"
@@ -57,10 +58,11 @@ def _apply(steps, text):
 def _replacement(pattern: dict, content: str) -> Callable[[str], str]:
     if "String" in pattern:
         return lambda text: text.replace(pattern["String"], content)
-    if pattern["Regex"] != r"\s+":       # the dialects of Python and the library are not the same
+    known = {r"\s+": _RUN_OF_SPACE, " {2,}": _BLANKS}   # the dialects of Python and the library are not the same
+    if pattern["Regex"] not in known:
         raise DataError(f"tokenizer.json: Replace with the pattern {pattern['Regex']!r}: the native pipeline knows "
-                        r"\s+ alone; --preprocess fast reads it")
-    return lambda text: _RUN_OF_SPACE.sub(lambda _: content, text)
+                        f"{' and '.join(map(repr, known))}; --preprocess fast reads it")
+    return lambda text: known[pattern["Regex"]].sub(lambda _: content, text)
 
 
 def nmt(text: str) -> str:

@@ -25,10 +25,14 @@ class Tokenizer:
         model, added = config["model"], config["added_tokens"]
         self.kind, self.wordpiece = model["type"], model["type"] == "WordPiece"
         split = config["pre_tokenizer"] or {}
-        expected = "BertPreTokenizer" if self.wordpiece else "Metaspace"
+        steps = split.get("pretokenizers", [split])
+        kinds = [step.get("type") for step in steps]
+        self.strips = kinds[0] == "WhitespaceSplit"       # as in the files of ALBERT's release on the hub
         _require(self.kind in ("Unigram", "WordPiece"), f"a model of the type {self.kind}")
-        _require(split.get("type") == expected, f"{self.kind} with the pre_tokenizer {split.get('type')}")
-        _require(self.wordpiece or split["prepend_scheme"] == "always" and split.get("split", True),
+        _require(kinds in ([["BertPreTokenizer"]] if self.wordpiece else [["Metaspace"], ["WhitespaceSplit", "Metaspace"]]),
+                 f"{self.kind} with the pre_tokenizer {' and '.join(map(str, kinds))}")
+        _require(self.wordpiece or steps[-1].get("prepend_scheme", "always") == "always"
+                 and steps[-1].get("add_prefix_space", True) and steps[-1].get("split", True),
                  "a Metaspace that is not put before every word")
         _require(not model.get("byte_fallback"), "byte_fallback")
         _require(not any(token["normalized"] or token["single_word"] or " " in token["content"] for token in added),
@@ -55,7 +59,8 @@ class Tokenizer:
         """Pre-tokenisation: the words of a normalised text, those of Unigram with ``▁`` in front."""
         if self.wordpiece:
             return bert_words(text)
-        return metaspace(text)
+        parts = re.split(f"[{WHITE_SPACE}]+", text) if self.strips else [text]
+        return [word for part in parts for word in metaspace(part)]
 
     def segment(self, word: str) -> list[int]:
         """Ids of the pieces of a word."""

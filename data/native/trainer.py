@@ -197,14 +197,11 @@ def prune(words: dict[str, int], scores: dict[str, float], size: int, characters
     would be segmented as the piece itself then is, and those pieces would be as much more frequent.
     """
     longest = max(map(len, scores))
-    used, seen_in = Counter(), Counter()          # occurrences on best paths; occurrences of the words with them
+    used = Counter()                              # occurrences on best paths
     for word, count in words.items():
         path, _ = viterbi(lattice(word, scores, longest), len(word))
-        pieces = [piece for _, _, piece, _ in path]
-        for piece in pieces:
+        for _, _, piece, _ in path:
             used[piece] += count
-        for piece in set(pieces):
-            seen_in[piece] += count
     total = sum(used.values())
     losses = {}
     for piece in scores:
@@ -215,7 +212,7 @@ def prune(words: dict[str, int], scores: dict[str, float], size: int, characters
         now = math.log(used[piece] / total)
         total_then = total + used[piece] * (len(path) - 1)
         then = sum(math.log((used[other] + used[piece]) / total_then) for _, _, other, _ in path)
-        losses[piece] = seen_in[piece] * (now - then)
+        losses[piece] = used[piece] * (now - then)
     kept = [piece for piece in scores if piece in characters]
     kept += sorted(losses, key=lambda piece: (-losses[piece], piece))[:max(size - len(kept), 0)]
     return {piece: scores[piece] for piece in kept}

@@ -36,7 +36,10 @@ def load_tokenizer(path) -> Tokenizer:
         return Tokenizer(config | {"truncation": None, "padding": None})
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
-    except (ValueError, KeyError, TypeError, IndexError, StopIteration, struct.error) as error:
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, StopIteration, RecursionError,
+            struct.error) as error:
         raise DataError(f"{path}: no tokenizer that can be read ({type(error).__name__}: {error})") from None
 
 
