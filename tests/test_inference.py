@@ -292,7 +292,9 @@ def test_columns_are_kept_and_faults_name_their_row(inference, models, tmp_path)
     refused(inference([str(models / "pretraining"), "a [MASK]", "--top-k", "0", "--cpu"]), "top_k=0")
     refused(inference([str(models / "classes"), "caf\udce9", "--cpu"]), "UTF-8")
     assert inference([str(models / "classes"), "sun", "--output", str(tmp_path / "o.csv"), "--append", "--cpu"]).code == 2
-    refused(inference([str(models / "classes"), str(lines), "--output", str(tmp_path), "--append", "--cpu"]), "suffix")
+    (tmp_path / "folder.csv").mkdir()
+    refused(inference([str(models / "classes"), str(lines), "--output", str(tmp_path / "folder.csv"), "--append", "--cpu"]),
+            "folder.csv")
 
 
 def test_columns_of_any_name_and_value(inference, models, tmp_path):

@@ -214,6 +214,8 @@ def test_a_hostile_state(run, tmp_path, pretrain, change):
         file.write_text(change if isinstance(change, str) else json.dumps({**state, **change}))
         (folder / SUMS).unlink()
         write_sums(folder)
+    config = json.loads((run / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps({**config, "max_steps": 6}))           # there is something left to train
     refused(pretrain(["--resume", str(copy), "--cpu", "--tqdm-off"]))
 
 
