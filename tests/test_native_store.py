@@ -38,13 +38,15 @@ def test_store_is_the_same_byte_for_byte(folder, tmp_path, capsys):  # noqa: F81
     source = made_up()
     source.documents[3:3] = [["  ", "\u0301"], []]      # documents without a sentence leave no trace
     source.documents += [EMBEDDED, fuzzed(300, 7), ["\u0301"]]
-    ours, _ = assert_same_store(source, tmp_path, folder)
+    ours, theirs = assert_same_store(source, tmp_path, folder)
     said = capsys.readouterr().out.splitlines()
     assert said[0] == said[1] and f"{ours.num_tokens:,} tokens" in said[0]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("data.native.store.write_store", None)
-        again, _ = native_build(source, tmp_path, folder)
+        again, tokenizer = native_build(source, tmp_path, folder)
     assert again.path == ours.path and str(tmp_path) in capsys.readouterr().out
+    assert_same_batches(again, theirs, np.arange(ours.num_documents), native.special_ids(tokenizer),
+                        np.array(native.word_starts(tokenizer)))
 
 
 def test_files_of_every_kind_from_the_first_byte(folder, tmp_path):  # noqa: F811

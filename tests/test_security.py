@@ -203,8 +203,8 @@ def test_a_hostile_run(run, tmp_path, pretrain, change):
 
 @pytest.mark.parametrize("change", [
     {"step": "4"}, {"position": 5}, {"position": {"epoch": -1, "sample": "x"}}, {"tokens": None}, {"window": 3},
-    {"best": {"step": None, "score": "abc"}}, {"scaler": []}, DEEP, "5", {"window": {"mlm_loss": 10 ** 400}}, {"position": {}},
-    {"position": {"epoch": 0, "sample": 10 ** 15}}, {"scaler": {"scale": "5"}}, {"best": {"step": "x", "score": 1.0}}])
+    {"best": {"step": None, "score": "abc"}}, {"scaler": []}, DEEP, "5", {"window": {"mlm_loss": 10 ** 400}},
+    {"position": {}}, {"position": {"epoch": 0, "sample": 10 ** 15}}, {"scaler": {"scale": "5"}}, {"best": {"step": "x", "score": 1.0}}])
 def test_a_hostile_state(run, tmp_path, pretrain, change):
     copy = tmp_path / "run"
     shutil.copytree(run, copy)
@@ -219,7 +219,8 @@ def test_a_hostile_state(run, tmp_path, pretrain, change):
     refused(pretrain(["--resume", str(copy), "--cpu", "--tqdm-off"]))
 
 
-@pytest.mark.parametrize("name", ["0/0", "9/0/exp_avg", "0/0/momentum", "1/0/exp_avg", "0/999/exp_avg", "0/0/exp_avg", "x/y/z"])
+@pytest.mark.parametrize("name", ["0/0", "9/0/exp_avg", "0/0/momentum", "1/0/exp_avg", "0/999/exp_avg", "0/0/exp_avg",
+                                  "x/y/z"])
 def test_hostile_optimizer_tensors(run, tmp_path, pretrain, name):
     copy = tmp_path / "run"
     shutil.copytree(run, copy)

@@ -1,7 +1,7 @@
-"""Training of a Unigram vocabulary (Kudo 2018, section 3.2), with the refinements of SentencePiece.
+"""Training of a Unigram vocabulary by the steps of Kudo 2018, section 3.2, with the refinements of SentencePiece.
 
-Many seed pieces; then in turn EM, which fits their probabilities, and pruning, which keeps the pieces whose loss the
-likelihood L = Σ_words count · log P(word) would feel most; until as few are left as were asked for.
+1: many seed pieces. 2, in turn: (a) EM, which fits their probabilities; (b, c) pruning, which keeps the pieces whose
+loss the likelihood L = Σ_words count · log P(word) would feel most; until as few are left as were asked for.
 """
 import heapq
 import math
@@ -114,7 +114,7 @@ def covered_characters(counts: dict[str, int]) -> set[str]:
 
 
 def seed_pieces(words: dict[str, int], characters: set[str], size: int) -> dict[str, float]:
-    """The ``size`` n-grams that cover the most text, count · length, and all characters: log of their share."""
+    """Step 1: the ``size`` n-grams that cover the most text, count · length, and all characters: log of their share."""
     frequency = Counter()
     for word, count in words.items():
         for start, end in allowed_spans(word):
@@ -153,7 +153,7 @@ def script(character: str) -> str:
 
 
 def expectation(words: dict[str, int], scores: dict[str, float]) -> tuple[dict[str, float], float]:
-    """E-step: how often each piece is expected in the segmentations of the text, and L.
+    """Step 2a, E: how often each piece is expected in the segmentations of the text, and L.
 
     E[n(piece)] = Σ_words count · Σ_edges P(edge | word), over the edges that bear the piece.
     """
@@ -168,7 +168,7 @@ def expectation(words: dict[str, int], scores: dict[str, float]) -> tuple[dict[s
 
 
 def maximization(expected: dict[str, float], staying: Set[str]) -> dict[str, float]:
-    """M-step: log p(piece) = ψ(E[n(piece)]) - ψ(Σ E[n]), where plain EM has the logarithm.
+    """Step 2a, M: log p(piece) = ψ(E[n(piece)]) - ψ(Σ E[n]), where plain EM has the logarithm.
 
     The digamma function ψ is that of variational Bayes with a sparse prior (Liang and Klein 2007), as in SentencePiece:
     rare pieces lose more. Pieces that are hardly expected are dropped, but for those that are to stay, among them all
@@ -191,10 +191,11 @@ def digamma(x: float) -> float:
 
 
 def prune(words: dict[str, int], scores: dict[str, float], size: int, characters: set[str]) -> dict[str, float]:
-    """The ``size`` pieces whose removal would lower L the most, and all characters.
+    """Steps 2b and 2c: the ``size`` pieces whose removal would lower L the most, and all characters.
 
-    The loss of a piece is estimated as SentencePiece does: were it removed, each of its occurrences on the best paths
-    would be segmented as the piece itself then is, and those pieces would be as much more frequent.
+    The loss of a piece, loss_i in the paper, is estimated as SentencePiece does: were it removed, each of its
+    occurrences on the best paths would be segmented as the piece itself then is, and those pieces would be as much
+    more frequent.
     """
     longest = max(map(len, scores))
     used = Counter()                              # occurrences on best paths
