@@ -9,6 +9,7 @@ that overlap by a quarter; "windows" says in how many. An empty input is answere
 """
 import logging
 import re
+import time
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
@@ -25,6 +26,7 @@ OVERLAP = 0.25            # of a window with the next
 BATCH_TOKENS = 4096       # tokens a forward pass, padding included
 CHUNK = 256               # inputs whose windows are sorted by length together, fewer where they hold more than
 CHUNK_CHARACTERS = 1_000_000
+PATIENCE = 1.0            # seconds that a chunk is filled for: lines that come slowly are answered as they come
 
 
 class Pipeline:
@@ -66,12 +68,12 @@ class Pipeline:
         a faulty input come before its error."""
         inputs, size, fault = iter(inputs), 1, None
         while fault is None:
-            chunk, characters = [], 0
+            chunk, characters, began = [], 0, time.monotonic()
             try:
                 for item in inputs:
                     chunk.append(self._checked(item))
                     characters += sum(map(len, chunk[-1]))
-                    if len(chunk) >= size or characters > CHUNK_CHARACTERS:
+                    if len(chunk) >= size or characters > CHUNK_CHARACTERS or time.monotonic() - began > PATIENCE:
                         break
             except Exception as error:                          # of what the inputs are read from too
                 fault = error

@@ -75,6 +75,14 @@ def test_classes_as_transformers_in_any_company(models):
         assert answer["label"] == max(expected, key=expected.get) and answer["windows"] == 1
 
 
+def test_slow_inputs_are_answered_as_they_come(models, monkeypatch):
+    monkeypatch.setattr("albert.pipeline.PATIENCE", -1)
+    given = []
+    answers = pipeline(None, models / "classes").stream(given.append(text) or text for text in TEXTS)
+    for number, _ in enumerate(answers, start=1):
+        assert len(given) == number
+
+
 def test_pairs_numbers_and_sentence_order(models):
     tokenizer = load_tokenizer(models / "classes")
     encoding = tokenizer.encode("sun gold", "rain")

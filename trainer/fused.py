@@ -53,18 +53,17 @@ def fuse(model):
 
 
 class _Layer:
-    """A linear layer's parameters in bf16, cast once an update, and what stands for them in a forward pass."""
+    """A linear layer's parameters in bf16, cast once a forward pass, and what stands for them in it."""
 
     def __init__(self, linear):
-        self.linear, self.version = linear, None
+        self.linear = linear
 
     def begin(self):
-        """Begin a forward pass."""
+        """Begin a forward pass. No cast is kept for the next: PyTorch's fused optimisers change parameters unseen, without
+        a new version number."""
         weight, bias = self.linear.weight, self.linear.bias
-        version = weight._version, bias._version, weight.data_ptr()
-        if version != self.version:
-            self.version, self.weight, self.bias = version, weight.detach().bfloat16(), bias.detach().bfloat16()
-            self.transposed = self.weight.t().contiguous()
+        self.weight, self.bias = weight.detach().bfloat16(), bias.detach().bfloat16()
+        self.transposed = self.weight.t().contiguous()
         self.uses = _Uses()
         self.token = _Parameters.apply(weight, bias, self.uses)
 
