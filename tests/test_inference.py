@@ -76,7 +76,7 @@ def test_classes_as_transformers_in_any_company(models):
 
 
 def test_slow_inputs_are_answered_as_they_come(models, monkeypatch):
-    monkeypatch.setattr("albert.pipeline.PATIENCE", -1)
+    monkeypatch.setattr(sys.modules["albert.pipeline"], "PATIENCE", -1)
     given = []
     answers = pipeline(None, models / "classes").stream(given.append(text) or text for text in TEXTS)
     for number, _ in enumerate(answers, start=1):
