@@ -367,7 +367,8 @@ class Answer(Pipeline):
 
     def set(self, threshold: float | None = None, doc_stride: int | None = None):
         self.threshold = threshold
-        self.doc_stride = doc_stride or _of_run(self.folder, "config.json").get("doc_stride", 128)
+        trained = _of_run(self.folder, "config.json").get("doc_stride")
+        self.doc_stride = doc_stride or (trained if isinstance(trained, int) and trained > 0 else 128)
         if threshold is None:
             self.threshold = _of_run(self.folder, "metrics.json").get("dev", {}).get("threshold")
 

@@ -231,7 +231,8 @@ def compare_scores(args):
                              if (row["task"], row["side"]) == (name, side) and row["seed"] in args.seeds]
                       for side in ("ours", "peer")}
             means = {side: statistics.mean(scores) for side, scores in values.items()}
-            spreads = {side: statistics.stdev(scores) for side, scores in values.items()}
+            spreads = {side: statistics.stdev(scores) if len(scores) > 1 else float("nan")
+                       for side, scores in values.items()}
             error = sum(spread ** 2 / len(values[side]) for side, spread in spreads.items()) ** 0.5
             print(f"| {name} | {metric} | " + " | ".join(f"{means[side]:.4f} ± {spreads[side]:.4f}" for side in values)
                   + f" | {abs(means['ours'] - means['peer']) / error:.1f} |")
