@@ -59,9 +59,9 @@ class DecodedCrossEntropy(Function):
         for start in range(0, len(inputs), block):
             part = slice(start, start + block)
             logits = inputs[part] @ weight.T
-            logits[len(labels[part]):] = 0
-            rows = max(piece // size, 1)
-            for raw, label in zip(logits[:len(labels[part])].split(rows), labels[part].split(rows)):
+            wanted, rows = labels[part], max(piece // size, 1)
+            logits[len(wanted):] = 0
+            for raw, label in zip(logits[:len(wanted)].split(rows), wanted.split(rows)):
                 scores, label = raw.to(precise, copy=True).add_(bias), label[:, None]
                 best, index = scores.max(dim=-1, keepdim=True)
                 correct += (index == label).sum()

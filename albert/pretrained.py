@@ -52,6 +52,11 @@ class PretrainedModel(nn.Module):
         are missing, unexpected or of another shape than the configuration implies.
         """
         folder = checkpoint_folder(path)
+        if folder == Path(path).expanduser():              # the checkpoint of a run was checked as it was chosen
+            try:
+                _check_model(folder)
+            except ModelError as fault:
+                raise ModelError(f"{fault}; if you have changed it, delete {SUMS}") from None
         config = read_config(folder, **changes)
         with torch.device("meta"):
             model = cls(config)
@@ -113,8 +118,7 @@ def checkpoint_folder(path: str | os.PathLike) -> Path:
                  and (child / "model.safetensors").is_file()}
         for step in sorted(steps, reverse=True):
             try:
-                if (steps[step] / SUMS).is_file():
-                    check_sums(steps[step], leave_out=("training_state.safetensors",))
+                _check_model(steps[step])
                 return steps[step]
             except ModelError as fault:
                 logger.warning("passing over a damaged checkpoint: %s", fault)
@@ -122,17 +126,18 @@ def checkpoint_folder(path: str | os.PathLike) -> Path:
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise ModelError(f"{folder}: no model here, neither config.json nor checkpoints/")
-        if (folder / SUMS).is_file():
-            try:
-                check_sums(folder, leave_out=("training_state.safetensors",))
-            except ModelError as fault:
-                raise ModelError(f"{fault}; if you have changed it, delete {SUMS}") from None
         return folder
     if folder.exists():
         raise ModelError(f"{folder}: a file; name the folder with config.json and the weights")
     if not re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", str(path)):
         raise ModelError(f"{folder}: no such folder")
     return download(str(path))
+
+
+def _check_model(folder: Path):
+    """ModelError unless the folder's files, where it has their checksums, are as they were written."""
+    if (folder / SUMS).is_file():
+        check_sums(folder, leave_out=("training_state.safetensors",))
 
 
 def download(name: str) -> Path:

@@ -6,8 +6,8 @@
 
 A step is forward, backward, clipping and AdamW of masked language modelling and sentence order, over real batches from the
 token store, padding as it falls. Ours is the step of `Trainer`, as main-pretrain.py runs it; the peer is
-AlbertForPreTraining (BertForPreTraining) with PyTorch's AdamW, eager or by torch.compile. Each side has a process of its own: ours keeps freed
-memory as the scripts do, the peer runs as it comes. Columns: real tokens (no padding) a second; how many times as fast
+AlbertForPreTraining (BertForPreTraining) with PyTorch's AdamW, eager or by torch.compile. Each side has a process of its
+own: ours keeps freed memory as the scripts do, the peer runs as it comes. Columns: real tokens (no padding) a second; how many times as fast
 ours in bf16 is (median over the rounds); the products of the step (as PyTorch counts ours) over what the machine does in
 the largest of them, the share of the ceiling; and the process's peak memory.
 """
@@ -165,8 +165,8 @@ def peer_step(hps, dtype, compiled):
         labels[batch["masked_positions"]] = batch["mlm_labels"]
         with machine.autocast(None if dtype == torch.float32 else dtype, DEVICE):
             loss = network(input_ids=batch["input_ids"], token_type_ids=batch["token_type_ids"],
-                        attention_mask=batch["attention_mask"], labels=labels.view_as(batch["input_ids"]),
-                        **{sentence: batch["sentence_labels"]}).loss
+                           attention_mask=batch["attention_mask"], labels=labels.view_as(batch["input_ids"]),
+                           **{sentence: batch["sentence_labels"]}).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(peer.parameters(), hps.clip_norm)
         optimizer.step()

@@ -120,6 +120,18 @@ def test_a_pickle_bomb_in_a_checkpoint(run, tmp_path, pretrain, name):
     assert not (tmp_path / "exploded").exists()
 
 
+def test_a_changed_file_of_a_checkpoint_that_is_named_directly(run, tmp_path):
+    step = tmp_path / "step"
+    shutil.copytree(checkpoints.listed(run / "checkpoints")[-1], step)
+    AlbertForPretraining.from_pretrained(step)
+    config = (step / "config.json").read_text()
+    (step / "config.json").write_text(config.replace('"layer_norm_eps": 1e-12', '"layer_norm_eps": 1e-2'))
+    with pytest.raises(ModelError, match=f"config.json is not as it was written.*delete {SUMS}"):
+        AlbertForPretraining.from_pretrained(step)
+    (step / SUMS).unlink()
+    assert AlbertForPretraining.from_pretrained(step).config.layer_norm_eps == 0.01
+
+
 @pytest.mark.parametrize("shard", ["../other/model.safetensors", "/etc/passwd", "sub/model.safetensors", "..", "", 5, None,
                                    "config.json", "weights.bin"])
 def test_paths_in_a_shard_index(model, tmp_path, shard):
@@ -204,7 +216,8 @@ def test_a_hostile_run(run, tmp_path, pretrain, change):
 @pytest.mark.parametrize("change", [
     {"step": "4"}, {"position": 5}, {"position": {"epoch": -1, "sample": "x"}}, {"tokens": None}, {"window": 3},
     {"best": {"step": None, "score": "abc"}}, {"scaler": []}, DEEP, "5", {"window": {"mlm_loss": 10 ** 400}},
-    {"position": {}}, {"position": {"epoch": 0, "sample": 10 ** 15}}, {"scaler": {"scale": "5"}}, {"best": {"step": "x", "score": 1.0}}])
+    {"position": {}}, {"position": {"epoch": 0, "sample": 10 ** 15}}, {"scaler": {"scale": "5"}},
+    {"best": {"step": "x", "score": 1.0}}])
 def test_a_hostile_state(run, tmp_path, pretrain, change):
     copy = tmp_path / "run"
     shutil.copytree(run, copy)

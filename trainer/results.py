@@ -6,7 +6,6 @@ import sys
 
 import numpy as np
 
-from albert.checksums import check_sums
 from albert.errors import ModelError
 from trainer import checkpoints
 from trainer.errors import RunError
@@ -24,7 +23,6 @@ def finish(trainer, run, task_name, test):
         return next((record for record in evaluations if record["step"] == best), None)
     path = run.checkpoints / f"step-{best:07d}"
     try:
-        check_sums(path)
         trainer.model.load_state_dict(type(trainer.model).from_pretrained(path).state_dict())
     except ModelError as fault:
         best = trainer.best["step"] = trainer.step
