@@ -8,7 +8,7 @@ A step is forward, backward, clipping and AdamW of masked language modelling and
 token store, padding as it falls. Ours is the step of `Trainer`, as main-pretrain.py runs it; the peer is
 AlbertForPreTraining (BertForPreTraining) with PyTorch's AdamW, eager or by torch.compile. Each side has a process of its
 own: ours keeps freed memory as the scripts do, the peer runs as it comes. Columns: real tokens (no padding) a second; how many times as fast
-ours in bf16 is (median over the rounds); the products of the step (as PyTorch counts ours) over what the machine does in
+ours in bf16 is (median over the rounds); the operations of the step's products (`flops_per_token`) over what the machine does in
 the largest of them, the share of the ceiling; and the process's peak memory.
 """
 import argparse
@@ -22,7 +22,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -31,7 +30,7 @@ from data.sources import open_source
 from data.store import prepare
 from hps import HPS
 from trainer import distributed, machine
-from trainer.flops import matmul_flops
+from trainer.flops import flops_per_token, matmul_flops
 from trainer.initial import new_model
 from trainer.loop import Trainer
 from trainer.optimizers import build_optimizers
@@ -133,10 +132,9 @@ def build(kind, precision, model, shape, layers, data, cache):
     trainer = Trainer(task, network, tokenizer, hps, world, quiet=True)
     batches = (micro_batches for _, micro_batches in task.updates(task.position()))
     received = SimpleNamespace(signal=0)
-    with FlopCounterMode(display=False) as counter:
-        trainer._update(next(batches), received)
-    flops, ceiling = counter.get_total_flops(), matmul_flops(
-        DEVICE, DTYPES[precision], rows * length, hps.hidden_size, hps.intermediate_size, repeats=30)
+    trainer._update(next(batches), received)
+    flops = rows * length * flops_per_token(trainer.model.config, length, hps.mask_prob)
+    ceiling = matmul_flops(DEVICE, DTYPES[precision], rows * length, hps.hidden_size, hps.intermediate_size, repeats=30)
     if kind != "ours":
         del trainer, network
         machine.choose_attention_backend(None, DEVICE, length)                  # PyTorch's own choice

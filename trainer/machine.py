@@ -38,7 +38,7 @@ def autocast_dtype(precision, device):
         if device.type == "cuda":
             native = torch.cuda.get_device_capability(device) >= (8, 0)
         else:
-            native = bool(getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)())
+            native = any(getattr(torch.cpu, f"_is_{name}_supported", bool)() for name in ("amx_tile", "avx512_bf16"))
         precision = "bf16" if native else "fp32"
     dtypes = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
     if precision not in dtypes:
