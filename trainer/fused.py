@@ -142,14 +142,14 @@ class _LinearGELU(_Linear):
 def gelu_new(x):
     """GELU by tanh (Hendrycks & Gimpel 2016, section 2) and its derivative, both of the shape of ``x``, which is lost.
 
-    (1 + tanh u) / 2 is the logistic function of 2u: x s(2u) with 2u = x (a + c x²), and s (1 + x (1 - s) (a + 3c x²)).
+    (1 + tanh u) / 2 is the logistic function of 2u: x s(2u) with 2u = x (a + c x²), and s + x s (1 - s) (a + 3c x²).
     """
     a, c = x.new_tensor(math.sqrt(8 / math.pi)), math.sqrt(8 / math.pi) * 0.044715
-    square = x * x
-    share = torch.add(a, square, alpha=c).mul_(x).sigmoid_()
-    value = share * x
-    slope = torch.addcmul(x.new_ones(()), x.sub_(value), torch.add(a, square, alpha=3 * c, out=square)).mul_(share)
-    return value, slope
+    factor = torch.addcmul(a, x, x, value=c)
+    share = (factor * x).sigmoid_()
+    value = x.mul_(share)
+    rest = torch.addcmul(value, value, share, value=-1)
+    return value, torch.addcmul(share, rest, torch.add(-2 * a, factor, alpha=3, out=factor), out=rest)
 
 
 def _product(left, right):
@@ -168,6 +168,7 @@ def _attention(self, query, key, value, mask=None):
         return SoftmaxAttention.forward(self, query, key, value, mask)
     scores = (query * query.shape[-1] ** -0.5) @ key.mT
     if mask is not None:
-        scores = scores.masked_fill(~visible_keys(mask), -torch.inf)
+        visible = visible_keys(mask)
+        scores += scores.new_zeros(visible.shape).masked_fill_(~visible, -torch.inf)      # one pass; a fill takes two
     weights = torch.dropout(scores.softmax(dim=-1), self.dropout, self.training)
     return weights @ value
