@@ -156,6 +156,15 @@ def test_every_benchmark(checkpoint, benchmarks, tmp_path, finetune, task, metri
     assert metrics <= set(saved["dev"]) and saved["task"] == task and "main-finetune.py" in saved["command"]
     assert len(predictions) == examples and list(predictions[0]) == ["id", "prediction", "probability"]
     assert (run / "curves.png").stat().st_size > 0
+    assert (run / "nbest.json").exists() == task.startswith("squad")
+    if task.startswith("squad"):
+        nbest = json.loads((run / "nbest.json").read_text())
+        assert list(nbest) == [row["id"] for row in predictions]
+        for row, candidates in zip(predictions, nbest.values()):
+            assert any(row["prediction"] == candidate["answer"] for candidate in candidates)
+            assert sum(candidate["probability"] for candidate in candidates) == pytest.approx(1)
+            assert ("" in [candidate["answer"] for candidate in candidates]) == (task == "squad2")
+            assert candidates == sorted(candidates, key=lambda candidate: -candidate["score"])
     step, = checkpoints.listed(run / "checkpoints")
     assert int(step.name[5:]) == saved["best_step"]
     config = json.loads((run / "config.json").read_text())

@@ -94,6 +94,10 @@ class Finetuning:
     def goodness(self, scores):
         return scores[self.data.metrics[0]]
 
+    def files(self, outputs):
+        """{name: content} of further JSON files that the held-out predictions leave in the run folder."""
+        return {}
+
     def baselines(self):
         return {}
 

@@ -21,24 +21,29 @@ class SpanAnswering(Finetuning):
         return out.start_logits.float(), out.end_logits.float()
 
     def metrics(self, outputs):
+        return self._evaluate(self._answers(outputs))
+
+    def predictions(self, outputs, examples):
+        """(id, answer, probability among the candidates); the answer is empty where the odds of there being none are
+        above the threshold."""
         found = self._answers(outputs)
+        threshold, rows = self._evaluate(found).get("threshold", np.inf), []
+        for name, (best, none), candidates in zip(examples.ids, found, _candidates(found, threshold < np.inf)):
+            answer = "" if self._odds(best, none) > threshold else best[0][0]
+            rows.append((name, answer, next(share for text, _, share in candidates if text == answer)))
+        return rows
+
+    def files(self, outputs):
+        """The candidates of every question, best first."""
+        found = self._answers(outputs)
+        lists = _candidates(found, "threshold" in self._evaluate(found))
+        return {"nbest.json": {name: [dict(zip(("answer", "score", "probability"), candidate)) for candidate in candidates]
+                               for name, candidates in zip(self.data.dev.ids, lists)}}
+
+    def _evaluate(self, found):
         golds = [[text for _, text in labels] for labels in self.data.dev.labels]
         return answers.evaluate([best[0][0] for best, _ in found], [self._odds(best, none) for best, none in found],
                                 golds)
-
-    def predictions(self, outputs, examples):
-        """(id, answer, probability among the best spans and no answer); the answer is empty where the odds of
-        there being none are above the threshold."""
-        threshold = self.metrics(outputs).get("threshold", np.inf)
-        rows = []
-        for name, (best, none) in zip(examples.ids, self._answers(outputs)):
-            scores = np.array([none, *(score for _, score in best)])[threshold == np.inf:]
-            shares = np.exp(scores - scores.max())
-            shares /= shares.sum()
-            empty = self._odds(best, none) > threshold
-            rows.append((name, "" if empty else best[0][0], float(shares[0] if empty or len(shares) == len(best)
-                                                                  else shares[1])))
-        return rows
 
     @staticmethod
     def _odds(best, none):
@@ -66,3 +71,15 @@ class SpanAnswering(Finetuning):
                 texts.setdefault(text, score)
             found.append((list(texts.items())[:BEST_SPANS] or [("", -1e9)], float(none)))
         return found
+
+
+def _candidates(found, may_be_empty):
+    """For each question of `SpanAnswering._answers` (answer, score, probability among these), best first; the empty answer
+    is one of them where questions may have none."""
+    lists = []
+    for best, none in found:
+        ranked = sorted([*best, ("", none)] if may_be_empty else best, key=lambda candidate: -candidate[1])
+        scores = np.array([score for _, score in ranked])
+        shares = np.exp(scores - scores[0])
+        lists.append([(*candidate, float(share)) for candidate, share in zip(ranked, shares / shares.sum())])
+    return lists

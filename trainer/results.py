@@ -37,6 +37,8 @@ def finish(trainer, run, task_name, test):
         return scores
     try:
         write_predictions(run.path / "predictions.csv", task.predictions(outputs, task.data.dev))
+        for name, content in task.files(outputs).items():
+            checkpoints.write_json(run.path / name, content)
         for name, outputs in submissions.items():
             rows = [row[:2] for row in task.predictions(outputs, task.data.test[name])]
             if task.data.kind == "regression":            # the benchmark's server takes no score outside of the scale
