@@ -1,18 +1,23 @@
 """One, two and three processes train alike; every sample is read once an epoch; evaluation is shared out exactly."""
 import json
 import math
+import os
 import re
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import faults
 import pytest
 import torch
-from conftest import arguments
+from conftest import ROOT, arguments
 
 from data.sources import open_source
 from data.store import prepare
 from hps import HPS
+from trainer import command
 from trainer.distributed import World
+from trainer.errors import RunError
 from trainer.pretraining import Pretraining
 
 UNEVEN = ["micro_batch_size=3", "precision=fp32", "warmup_steps=2", "eval_every=6", "num_workers=0", "optimizer=adamw"]
@@ -84,9 +89,21 @@ def test_one_process_speaks(corpus, tmp_path):
 
 
 def test_a_mistake_is_told_once(corpus, cache, tmp_path):
-    ended = faults.train(arguments(corpus, cache, tmp_path / "runs", ["batch_size=100000"]), tmp_path, ranks=2)
-    assert [code for code, _, _ in ended] == [2, 2]
-    assert "fewer than one batch" in ended[0][2] and not ended[1][2].strip()
+    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
+                           str(ROOT / "main-pretrain.py"), *arguments(corpus, cache, tmp_path, ["batch_size=100000"])],
+                          cwd=ROOT, text=True, capture_output=True, timeout=300, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    line, = (line for line in done.stderr.splitlines() if "error: " in line and "torch" not in line)
+    assert line.startswith("error: ") and "fewer than one batch" in line
+
+
+def test_a_fault_of_one_process_is_told(monkeypatch, capsys):
+    def main():
+        raise RunError("no such disk")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setattr(command.time, "sleep", lambda seconds: None)
+    with pytest.raises(SystemExit) as leaving:
+        command.leave_with(main)
+    assert leaving.value.code == 2 and capsys.readouterr().err == "error: process 1: no such disk\n"
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ import json
 import os
 import shlex
 import sys
+import time
 from pathlib import Path
 
 from albert.errors import ModelError
@@ -96,8 +97,9 @@ def leave_with(main, *faults):
     try:
         sys.exit(main())
     except (DataError, ModelError, RunError, *faults) as fault:
-        if int(os.environ.get("LOCAL_RANK", 0)) == 0:            # of the processes of a machine the first one speaks
-            print(f"error: {fault}", file=sys.stderr)
+        if rank := int(os.environ.get("LOCAL_RANK", 0)):
+            time.sleep(2)          # what all processes of a machine found, the first one tells; torchrun then ends the others
+        print(f"error: process {rank}: {fault}" if rank else f"error: {fault}", file=sys.stderr)
         sys.exit(2)
     except (RuntimeError, ConnectionError) as fault:             # the latter: its tensors could not be fetched any more
         if isinstance(fault, RuntimeError) and "DataLoader worker" not in str(fault):
