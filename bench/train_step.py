@@ -67,28 +67,33 @@ def main():
 
 def curves(args):
     """Rates and memory of ours and of the eager peer in bf16, against length and depth, as a table and a picture."""
+    model, args.sides = args.models[0], ["ours, bf16", "peer, bf16"]
+    draw(args.curves, model, args.sides, {
+        "tokens a row": {length: compare(args, model, f"{TOKENS // length}x{length}") for length in LENGTHS},
+        "layers": {depth: compare(args, model, f"{TOKENS // 128}x128", depth) for depth in DEPTHS}})
+
+
+def draw(path, model, sides, measured):
+    """measured: {axis: {point: what `compare` returns}}."""
     import matplotlib
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    model, args.sides = args.models[0], ["ours, bf16", "peer, bf16"]
-    measured = {
-        "tokens a row": {length: compare(args, model, f"{TOKENS // length}x{length}") for length in LENGTHS},
-        "layers": {depth: compare(args, model, f"{TOKENS // 128}x128", depth) for depth in DEPTHS}}
-    figure, axes = pyplot.subplots(2, 2, figsize=(9, 6), sharey="row", layout="constrained")
+    figure, axes = pyplot.subplots(2, 2, figsize=(9, 6), layout="constrained")
     for column, (name, points) in zip(axes.T, measured.items()):
-        for side in args.sides:
+        for side in sides:
             for axis, values in zip(column, zip(*(points[at][side] for at in points))):
                 axis.plot(list(points), values, marker="o", markersize=4, label=side)
-                axis.set(xscale="log", xlabel=name, ylim=0)
-                axis.set_xticks(list(points), list(points))
-                axis.minorticks_off()
-                axis.grid(alpha=0.3)
-    axes[0, 0].set_ylabel("tokens a second")
-    axes[1, 0].set_ylabel("peak memory, MB")
+        for axis, words in zip(column, ("tokens a second", "peak memory, MB")):
+            axis.set(xscale="log", yscale="log" if name == "layers" else "linear", xlabel=name, ylabel=words)
+            axis.set_xticks(list(points), list(points))
+            axis.xaxis.minorticks_off()
+            axis.grid(alpha=0.3, which="both")
+    for axis in axes[:, 0]:
+        axis.set_ylim(bottom=0)
     axes[0, 0].legend()
     figure.suptitle(f"{model}, steps of {TOKENS:,} tokens; right: rows of 128")
-    figure.savefig(args.curves, dpi=110)
+    figure.savefig(path, dpi=110)
 
 
 def compare(args, model, shape, layers=None):
