@@ -138,6 +138,16 @@ def test_auto_knows_its_run(corpus, cache, tmp_path):
     assert auto([*SETTINGS, "log_every=2"])[0] == 0 and runs() == 3
 
 
+def test_a_finished_run_of_a_restarted_launch(corpus, cache, tmp_path, pretrain, monkeypatch):
+    """Where a process dies as the training ends, torchrun starts all again: they find that nothing is left to do."""
+    command = arguments(corpus, cache, tmp_path, SETTINGS, ["--resume", "auto"])
+    for name, restarts, runs in (("one", 0, 1), ("one", 1, 1), ("two", 1, 2), ("none", 1, 3)):
+        monkeypatch.setenv("TORCHELASTIC_RUN_ID", name)
+        monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", str(restarts))
+        assert pretrain(command).code == 0
+        assert len(list(tmp_path.iterdir())) == runs
+
+
 @pytest.mark.slow
 def test_torchrun_restarts_by_itself(corpus, cache, tmp_path):
     """One rank is killed; torchrun starts both again, and --resume auto finds the run."""

@@ -12,7 +12,7 @@ from albert.errors import ModelError
 from data.errors import DataError
 from trainer import checkpoints
 from trainer.errors import RunError
-from trainer.run import read_config, settings_of
+from trainer.run import launch, read_config, settings_of
 
 DEFAULT_CACHE = "~/.cache/albert"
 # Keys that change nothing of what is learned: a resumed run may go on with others.
@@ -61,7 +61,8 @@ def digest_of(flags, hps):
 
 def resume_auto(args, world, task, digest):
     """Replace ``--resume auto`` by the newest run of ``task`` in the runs folder that was asked for by the same settings,
-    is not finished and has a checkpoint, or by None; true where there is one."""
+    is not finished and has a checkpoint, or by None; true where there is one. Where torchrun starts again, because a
+    process died as the training ended, its run is taken although it is finished."""
     if args.resume != "auto":
         return False
     args.resume = world.from_main(lambda: _unfinished(args.runs_dir, task, digest))
@@ -71,11 +72,14 @@ def resume_auto(args, world, task, digest):
 
 
 def _unfinished(runs_dir, task, digest):
+    restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
     for file in sorted(Path(runs_dir).glob(f"{task}-*/config.json"), reverse=True):
         run = file.parent
-        if not (run / "metrics.json").exists() and checkpoints.listed(run / "checkpoints"):
+        if checkpoints.listed(run / "checkpoints"):
             try:
-                if read_config(run).get("asked") == digest and checkpoints.newest(run / "checkpoints"):
+                config = read_config(run)
+                open_still = not (run / "metrics.json").exists() or restarted and config.get("launch") == launch()
+                if open_still and config.get("asked") == digest and checkpoints.newest(run / "checkpoints"):
                     return str(run)
             except RunError as fault:
                 print(f"passing over a run: {fault}", flush=True)

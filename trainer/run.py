@@ -8,6 +8,7 @@ import importlib.util
 import json
 import logging
 import os
+import uuid
 from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -153,6 +154,13 @@ def begin(args):
     return world
 
 
+def launch():
+    """The name that torchrun gave to this launch, the same after its restarts: of its own with --standalone, else of
+    --rdzv-id. Where there is none, one that no other launch has."""
+    name = os.environ.get("TORCHELASTIC_RUN_ID", "none")
+    return str(uuid.uuid4()) if name == "none" else name
+
+
 def check_parent(parent):
     """RunError where the folder that runs are made in could not be made or written."""
     existing = Path(parent).absolute()
@@ -172,6 +180,7 @@ def open_run(args, task, config, trainer, state):
         return Run(Path(args.resume), state["step"], world.is_main, args.log)
     if args.no_save:
         return Run(None)
+    config = {**config, "launch": launch()}
     made = [_new_folder(args.runs_dir, task, config, machine.environment(world.device))] if world.is_main else []
     path, = world.gather(made)
     run = Run(path, writes=world.is_main, log=args.log)
