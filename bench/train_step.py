@@ -7,9 +7,9 @@
 A step is forward, backward, clipping and AdamW of masked language modelling and sentence order, over real batches from the
 token store, padding as it falls. Ours is the step of `Trainer`, as main-pretrain.py runs it; the peer is
 AlbertForPreTraining (BertForPreTraining) with PyTorch's AdamW, eager or by torch.compile. Each side has a process of its
-own: ours keeps freed memory as the scripts do, the peer runs as it comes. Columns: real tokens (no padding) a second; how many times as fast
-ours in bf16 is (median over the rounds); the operations of the step's products (`flops_per_token`) over what the machine does in
-the largest of them, the share of the ceiling; and the process's peak memory.
+own: ours keeps freed memory as the scripts do, the peer runs as it comes. Columns: real tokens (no padding) a second; how
+many times as fast ours in bf16 is (median over the rounds); the operations of the step's products (`flops_per_token`) over
+what the machine does in the largest of them, the share of the ceiling; and the process's peak memory.
 """
 import argparse
 import itertools
@@ -25,6 +25,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from albert import AlbertConfig
 from data.examples import NO_LABEL
 from data.sources import open_source
 from data.store import prepare
@@ -133,19 +134,15 @@ def build(kind, precision, model, shape, layers, data, cache):
                                kind="unigram", vocab_size=30_000, seed=0, num_workers=2, progress=False, announce=False)
     hps.vocab_size = tokenizer.get_vocab_size()
     world = distributed.World(0, 1, DEVICE)
-    task, network = Pretraining(store, tokenizer, hps, world), new_model(hps)
-    trainer = Trainer(task, network, tokenizer, hps, world, quiet=True)
+    task = Pretraining(store, tokenizer, hps, world)
     batches = (micro_batches for _, micro_batches in task.updates(task.position()))
-    received = SimpleNamespace(signal=0)
-    trainer._update(next(batches), received)
-    flops = rows * length * flops_per_token(trainer.model.config, length, hps.mask_prob)
+    flops = rows * length * flops_per_token(AlbertConfig.from_dict(vars(hps)), length, hps.mask_prob)
     ceiling = matmul_flops(DEVICE, DTYPES[precision], rows * length, hps.hidden_size, hps.intermediate_size, repeats=30)
-    if kind != "ours":
-        del trainer, network
-        machine.choose_attention_backend(None, DEVICE, length)                  # PyTorch's own choice
-        step = peer_step(hps, DTYPES[precision], compiled=kind == "peer compiled")
-    else:
+    if kind == "ours":
+        trainer, received = Trainer(task, new_model(hps), tokenizer, hps, world, quiet=True), SimpleNamespace(signal=0)
         step = lambda micro_batches: trainer._update(micro_batches, received)  # noqa: E731
+    else:
+        step = peer_step(hps, DTYPES[precision], compiled=kind == "peer compiled")
 
 
 def peer_step(hps, dtype, compiled):

@@ -94,6 +94,7 @@ def test_a_mistake_is_told_once(corpus, cache, tmp_path):
                           cwd=ROOT, text=True, capture_output=True, timeout=300, env=os.environ | {"OMP_NUM_THREADS": "1"})
     line, = (line for line in done.stderr.splitlines() if "error: " in line and "torch" not in line)
     assert line.startswith("error: ") and "fewer than one batch" in line
+    assert re.search(r"exitcode +: 2 ", done.stderr), done.stderr
 
 
 def test_a_fault_of_one_process_is_told(monkeypatch, capsys):

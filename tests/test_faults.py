@@ -138,14 +138,25 @@ def test_auto_knows_its_run(corpus, cache, tmp_path):
     assert auto([*SETTINGS, "log_every=2"])[0] == 0 and runs() == 3
 
 
-def test_a_finished_run_of_a_restarted_launch(corpus, cache, tmp_path, pretrain, monkeypatch):
+def test_a_finished_run_of_a_restarted_launch(corpus, cache, tmp_path, pretrain, finetune, monkeypatch):
     """Where a process dies as the training ends, torchrun starts all again: they find that nothing is left to do."""
-    command = arguments(corpus, cache, tmp_path, SETTINGS, ["--resume", "auto"])
-    for name, restarts, runs in (("one", 0, 1), ("one", 1, 1), ("two", 1, 2), ("none", 1, 3)):
+    def start(script, command, name, restarts, runs):
         monkeypatch.setenv("TORCHELASTIC_RUN_ID", name)
         monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", str(restarts))
-        assert pretrain(command).code == 0
-        assert len(list(tmp_path.iterdir())) == runs
+        result = script(command)
+        assert result.code == 0, result.err
+        assert len(list(tmp_path.glob("*/config.json"))) == runs
+        return "nothing is left to do" in result.out
+
+    command = arguments(corpus, cache, tmp_path, SETTINGS, ["--resume", "auto"])
+    ended = [start(pretrain, command, *case) for case in (("one", 0, 1), ("one", 1, 1), ("two", 1, 2), ("none", 1, 3))]
+    assert ended == [False, True, False, False]
+    checkpoint, *_ = tmp_path.glob("pretrain-*")
+    table = tmp_path / "table.csv"
+    table.write_text("text,label\n" + "".join(f"{word},{word[0]}\n" for word in ["a b", "b a", "a c", "b c"] * 10))
+    command = ["--task", "classify", "--init-from", str(checkpoint), "--data", str(table), "--cpu", "--tqdm-off",
+               "--cache-dir", str(cache), "--runs-dir", str(tmp_path), "--resume", "auto", "--set", "max_epochs=1"]
+    assert [start(finetune, command, "one", restarts, 4) for restarts in (0, 1)] == [False, True]
 
 
 @pytest.mark.slow

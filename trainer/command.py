@@ -61,25 +61,30 @@ def digest_of(flags, hps):
 
 def resume_auto(args, world, task, digest):
     """Replace ``--resume auto`` by the newest run of ``task`` in the runs folder that was asked for by the same settings,
-    is not finished and has a checkpoint, or by None; true where there is one. Where torchrun starts again, because a
-    process died as the training ended, its run is taken although it is finished."""
+    is not finished and has a checkpoint, or by None; true where there is one. Where torchrun starts again
+    because a process died when its run was finished, nothing is left to do, and this process ends."""
     if args.resume != "auto":
         return False
     args.resume = world.from_main(lambda: _unfinished(args.runs_dir, task, digest))
+    if args.resume and (Path(args.resume) / "metrics.json").exists():
+        if world.is_main:
+            print(f"{args.resume}: finished before a process died; nothing is left to do", flush=True)
+        sys.exit(0)
     if args.resume:
         args.set = [setting for setting in args.set if setting.partition("=")[0] in PROCESS_KEYS]
     return args.resume is not None
 
 
 def _unfinished(runs_dir, task, digest):
-    restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
+    restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0 and launch() is not None
     for file in sorted(Path(runs_dir).glob(f"{task}-*/config.json"), reverse=True):
         run = file.parent
-        if checkpoints.listed(run / "checkpoints"):
+        finished = (run / "metrics.json").exists()
+        if (restarted or not finished) and checkpoints.listed(run / "checkpoints"):
             try:
                 config = read_config(run)
-                open_still = not (run / "metrics.json").exists() or restarted and config.get("launch") == launch()
-                if open_still and config.get("asked") == digest and checkpoints.newest(run / "checkpoints"):
+                own = config.get("asked") == digest and (not finished or config.get("launch") == launch())
+                if own and checkpoints.newest(run / "checkpoints"):
                     return str(run)
             except RunError as fault:
                 print(f"passing over a run: {fault}", flush=True)

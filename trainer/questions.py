@@ -26,19 +26,26 @@ class SpanAnswering(Finetuning):
     def predictions(self, outputs, examples):
         """(id, answer, probability among the candidates); the answer is empty where the odds of there being none are
         above the threshold."""
-        found = self._answers(outputs)
-        threshold, rows = self._evaluate(found).get("threshold", np.inf), []
-        for name, (best, none), candidates in zip(examples.ids, found, _candidates(found, threshold < np.inf)):
-            answer = "" if self._odds(best, none) > threshold else best[0][0]
-            rows.append((name, answer, next(share for text, _, share in candidates if text == answer)))
-        return rows
+        return [(name, answer, next(share for text, _, share in candidates if text == answer))
+                for name, (answer, candidates) in zip(examples.ids, self._ranked(outputs))]
 
     def files(self, outputs):
         """The candidates of every question, best first."""
-        found = self._answers(outputs)
-        lists = _candidates(found, "threshold" in self._evaluate(found))
         return {"nbest.json": {name: [dict(zip(("answer", "score", "probability"), candidate)) for candidate in candidates]
-                               for name, candidates in zip(self.data.dev.ids, lists)}}
+                               for name, (_, candidates) in zip(self.data.dev.ids, self._ranked(outputs))}}
+
+    def _ranked(self, outputs):
+        """For each question its answer, and its candidates (answer, score, probability among them), best first: the best
+        spans and, where held-out questions may have no answer, the empty one."""
+        found, ranked = self._answers(outputs), []
+        threshold = self._evaluate(found).get("threshold", np.inf)
+        for best, none in found:
+            candidates = sorted([*best, ("", none)] if threshold < np.inf else best, key=lambda candidate: -candidate[1])
+            shares = np.exp(np.array([score for _, score in candidates]) - candidates[0][1])
+            shares /= shares.sum()
+            ranked.append(("" if self._odds(best, none) > threshold else best[0][0],
+                           [(*candidate, float(share)) for candidate, share in zip(candidates, shares)]))
+        return ranked
 
     def _evaluate(self, found):
         golds = [[text for _, text in labels] for labels in self.data.dev.labels]
@@ -71,15 +78,3 @@ class SpanAnswering(Finetuning):
                 texts.setdefault(text, score)
             found.append((list(texts.items())[:BEST_SPANS] or [("", -1e9)], float(none)))
         return found
-
-
-def _candidates(found, may_be_empty):
-    """For each question of `SpanAnswering._answers` (answer, score, probability among these), best first; the empty answer
-    is one of them where questions may have none."""
-    lists = []
-    for best, none in found:
-        ranked = sorted([*best, ("", none)] if may_be_empty else best, key=lambda candidate: -candidate[1])
-        scores = np.array([score for _, score in ranked])
-        shares = np.exp(scores - scores[0])
-        lists.append([(*candidate, float(share)) for candidate, share in zip(ranked, shares / shares.sum())])
-    return lists

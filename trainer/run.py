@@ -8,7 +8,6 @@ import importlib.util
 import json
 import logging
 import os
-import uuid
 from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -156,9 +155,9 @@ def begin(args):
 
 def launch():
     """The name that torchrun gave to this launch, the same after its restarts: of its own with --standalone, else of
-    --rdzv-id. Where there is none, one that no other launch has."""
-    name = os.environ.get("TORCHELASTIC_RUN_ID", "none")
-    return str(uuid.uuid4()) if name == "none" else name
+    --rdzv-id. None where it has none."""
+    name = os.environ.get("TORCHELASTIC_RUN_ID")
+    return None if name == "none" else name
 
 
 def check_parent(parent):
