@@ -141,10 +141,13 @@ def answered(ask, rows, done):
 def export(args):
     """Write the model and its tokenizer for other programs into a folder."""
     from albert.export import export_onnx, export_torch, lengths, whole_model
+    from albert.pipeline import finetuned
+    from albert.pretrained import save_config
     from data.tokenizer import load_tokenizer, save_tokenizer
 
     folder = checkpoint_folder(args.checkpoint)
-    model = whole_model(folder)
+    model, settled = whole_model(folder), finetuned(folder)
+    more = {"finetuned": settled} if settled else {}
     save_tokenizer(load_tokenizer(folder), args.output)
     if args.export == "onnx":
         file = args.output / "model.onnx"
@@ -154,10 +157,11 @@ def export(args):
         export_torch(model, file)
         print(f"{file}: for torch.export.load")
     else:
-        model.save_pretrained(args.output)
+        model.save_pretrained(args.output, **more)
         print(f"{args.output}: " + ("for 🤗 Transformers too" if expressible(model.config) else
                                     "for this repository; 🤗 Transformers has no such attention or sharing"))
     if args.export != "hf":
+        save_config(model, args.output, **more)                  # for the names of the labels
         print("rows of {} to {} tokens, padding included".format(*lengths(model.config)))
     return 0
 

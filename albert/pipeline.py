@@ -366,11 +366,9 @@ class Answer(Pipeline):
     columns = ("answer", "start", "end", "score", "no_answer_score", "windows")
 
     def set(self, threshold: float | None = None, doc_stride: int | None = None):
-        self.threshold = threshold
-        trained = _of_run(self.folder, "config.json").get("doc_stride")
-        self.doc_stride = doc_stride or (trained if isinstance(trained, int) and trained > 0 else 128)
-        if threshold is None:
-            self.threshold = _of_run(self.folder, "metrics.json").get("dev", {}).get("threshold")
+        tuned = finetuned(self.folder)
+        self.threshold = tuned.get("threshold") if threshold is None else threshold
+        self.doc_stride = doc_stride or max(tuned.get("doc_stride", 128), 1)
 
     def rows(self, items):
         from data.features import features
@@ -495,17 +493,27 @@ def _abilities(folder: Path, config: AlbertConfig) -> tuple[str, ...]:
     head = head_of(folder)
     if head == "sequenceclassification":
         alone = "regress" if _is_regression(config) else "classify"
-        return ("pair", alone) if "pair" in _of_run(folder, "config.json").get("inputs", ()) else (alone, "pair")
+        return ("pair", alone) if "pair" in finetuned(folder).get("inputs", ()) else (alone, "pair")
     if head == "pretraining":
         return ("fill-mask",) if config.sentence_objective == "none" else ("fill-mask", "sentence-order")
     return {"maskedlm": ("fill-mask",), "tokenclassification": ("tag",), "questionanswering": ("qa",),
             "multiplechoice": ("choose",)}.get(head, ())
 
 
-def _of_run(folder: Path, name: str) -> dict:
-    """A JSON file of the run that a checkpoint belongs to; empty where it belongs to none."""
-    file = folder.parents[1] / name if folder.parent.name == "checkpoints" else folder / "no run"
-    return read_json(file) if file.is_file() else {}
+def finetuned(folder: Path) -> dict:
+    """What a fine-tuning has settled beside the model, as far as it has: "inputs", "doc_stride" and "threshold" (of no
+    answer). From the run that a checkpoint belongs to, or from config.json, where `--export` puts it."""
+    run = folder.parent.parent
+    if folder.parent.name == "checkpoints" and (run / "config.json").is_file():
+        values = read_json(run / "config.json")
+        if (run / "metrics.json").is_file():
+            values |= read_json(run / "metrics.json").get("dev", {})
+    else:
+        values = read_json(folder / "config.json").get("finetuned")
+    if not isinstance(values, dict):
+        return {}
+    kinds = {"inputs": list, "doc_stride": int, "threshold": float}
+    return {name: values[name] for name, kind in kinds.items() if isinstance(values.get(name), kind)}
 
 
 def _mean(windows):

@@ -70,8 +70,9 @@ class PretrainedModel(nn.Module):
             logger.warning("%s: %s not in the checkpoint, initialised anew", folder, ", ".join(anew))
         return model.eval()
 
-    def save_pretrained(self, folder: str | os.PathLike):
-        """Write config.json and model.safetensors, each whole or not at all. Raises ModelError on failure."""
+    def save_pretrained(self, folder: str | os.PathLike, **more):
+        """Write config.json, with ``more`` keys, and model.safetensors, each whole or not at all. Raises ModelError on
+        failure."""
         folder, config = Path(folder), self.config
         prefix = "" if type(self).__name__ == "Albert" else f"{config.model_type}."
         weights = {}
@@ -80,11 +81,10 @@ class PretrainedModel(nn.Module):
             in_encoder = expressible(config) and (not prefix or name.startswith("albert."))
             weights[prefix + known if in_encoder else known] = weight.detach().cpu().contiguous()
         metadata = {"format": "pt", "checksum": str(checksum(weights.values()))}
-        text = json.dumps(config_json(self), indent=2) + "\n"
         try:
             folder.mkdir(parents=True, exist_ok=True)
             write_whole(folder / "model.safetensors", lambda path: save_file(weights, path, metadata))
-            write_whole(folder / "config.json", lambda path: path.write_text(text, encoding="utf-8"))
+            save_config(self, folder, **more)
         except (OSError, SafetensorError) as error:
             raise ModelError(f"{folder}: can't write the model: {error}") from error
 
@@ -196,6 +196,12 @@ def head_of(folder: Path) -> str:
     names = read_json(folder / "config.json").get("architectures")
     name = str(names[0]) if isinstance(names, list) and names else ""
     return name.rpartition("For")[2].lower() if "For" in name else ""
+
+
+def save_config(model: PretrainedModel, folder: Path, **more):
+    """Write config.json, whole or not at all, with ``more`` keys."""
+    text = json.dumps(config_json(model) | more, indent=2) + "\n"
+    write_whole(folder / "config.json", lambda path: path.write_text(text, encoding="utf-8"))
 
 
 def config_json(model: PretrainedModel) -> dict:

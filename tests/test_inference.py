@@ -197,6 +197,28 @@ def ask(*args, text=None, **kwargs):
                           capture_output=True, **kwargs)
 
 
+@pytest.mark.parametrize("task, name, item", [
+    ("pair", "classes", ("sun gold", "rain")), ("tag", "tags", ("sun gold. rain",)),
+    ("qa", "span", ("who lives in Rome", "the sun and Anna lives in Rome here")),
+    ("choose", "choice", ("sun gold joy", "who", ["rain", "gold", "rust"]))])
+def test_tasks_of_several_texts_from_the_command_line(inference, models, tmp_path, task, name, item):
+    ask = pipeline(task, models / name)
+    expected = ask(item)
+    texts = [text for part in item for text in (part if isinstance(part, list) else [part])]
+    (tmp_path / "lines.txt").write_text("\t".join(texts) + "\n\n")
+    with open(tmp_path / "rows.csv", "w", newline="") as file:
+        csv.writer(file).writerows([["id", *ask.inputs], ["x", *(part if isinstance(part, str) else " | ".join(part)
+                                                                 for part in item)]])
+    (tmp_path / "rows.jsonl").write_text(json.dumps(dict(zip(ask.inputs, item)) | {"id": "x"}) + "\n")
+    for inputs in (texts, [tmp_path / "lines.txt"], [tmp_path / "rows.csv"], [tmp_path / "rows.jsonl"]):
+        result = inference([str(models / name), *map(str, inputs), "--task", task, "--format", "jsonl", "--cpu"])
+        assert result.code == 0, result.err
+        answer, *rest = map(json.loads, result.out.splitlines())
+        assert {column: answer[column] for column in expected} == expected
+        assert answer.get("id") == ("x" if str(inputs[0]).endswith(("csv", "jsonl")) else None)
+        assert rest == ([dict.fromkeys(ask.inputs, "")] if str(inputs[0]).endswith("txt") else [])
+
+
 def test_options_before_and_after_texts(inference, models):
     fill = ["sun [MASK] joy", "--top-k", "2"]
     for args in ([str(models / "pretraining"), *fill], ["--top-k", "2", str(models / "pretraining"), fill[0]]):
@@ -368,9 +390,19 @@ def test_exported_programs(inference, models, tmp_path, name):
     for ours, theirs in zip(found, Plain(model)(*inputs), strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
     assert "2 to 40 tokens" in result.out
+    assert json.loads((tmp_path / "config.json").read_text()) == json.loads((models / name / "config.json").read_text())
     for flags in (["--quantize", "int8"], ["--precision", "bf16"]):
         assert inference([str(models / name), "--export", "torch", "--output", str(tmp_path), *flags]).code == 2
     assert load_tokenizer(tmp_path).to_str() == load_tokenizer(models / name).to_str()
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=() if name in ("pretraining", "choice") else pytest.mark.slow)
+                                  for name in HEADS])
+def test_onnx_of_every_head(inference, models, tmp_path, name):
+    pytest.importorskip("onnxscript")
+    result = inference([str(models / name), "--export", "onnx", "--output", str(tmp_path)])
+    assert result.code == 0 and "differs from PyTorch" in result.out, result.err
+    assert (tmp_path / "config.json").exists() and (tmp_path / "model.onnx").stat().st_size > 10_000
 
 
 @pytest.mark.parametrize("attention", ["softmax", "nystrom", *(
@@ -393,6 +425,25 @@ def test_hugging_face_folder(inference, models, tmp_path):
     with torch.no_grad():
         expected = peer(**tokenizer("sun gold", return_tensors="pt")).logits.softmax(-1)[0].tolist()
     assert list(pipeline(None, tmp_path)("sun gold")["probabilities"].values()) == pytest.approx(expected, abs=1e-5)
+
+
+def test_an_exported_run_answers_as_the_run(inference, models, tmp_path):
+    """What a fine-tuning settles beside the model: that it reads pairs, its threshold of no answer, its stride."""
+    for name, settled in (("classes", {"inputs": ["text", "pair"]}), ("span", {"inputs": ["question", "context"]})):
+        run, exported = tmp_path / name, tmp_path / f"{name} exported"
+        shutil.copytree(models / name, run / "checkpoints" / "step-0000001")
+        (run / "config.json").write_text(json.dumps(settled | {"doc_stride": 3, "seq_len": 40}))
+        item = ("sun gold", "rain " * 40)
+        for threshold in (-1e3, 1e3):
+            (run / "metrics.json").write_text(json.dumps({"dev": {"accuracy": 0.5, "threshold": threshold}}))
+            assert inference([str(run), "--export", "hf", "--output", str(exported)]).code == 0
+            answer = pipeline(None, exported)(item)
+            assert answer == pipeline(None, run)(item)
+            if name == "span":
+                assert (answer["answer"] == "") == (threshold < 0) and answer["windows"] > 10
+    (exported / "config.json").write_text(json.dumps(
+        json.loads((exported / "config.json").read_text()) | {"finetuned": {"threshold": "high", "doc_stride": [3]}}))
+    assert pipeline(None, exported).threshold is None                           # of no use, and no harm
 
 
 def test_inference_in_one_line(inference, models, tmp_path):
