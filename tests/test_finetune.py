@@ -20,6 +20,7 @@ from data.tokenizer import save_tokenizer, train_tokenizer
 from hps import HPS
 from trainer import checkpoints
 from trainer.finetuning import class_weights
+from trainer.run import Run
 
 SMALL = ["batch_size=8", "micro_batch_size=4", "max_steps=6", "warmup_steps=1", "save_every=2", "eval_every=3",
          "log_every=1", "seq_len=48", "learning_rate=1e-3", "precision=fp32"]
@@ -184,6 +185,25 @@ def test_own_files_are_learnt(checkpoint, tables, tmp_path, finetune, task, flag
     if score == "accuracy":
         assert {row["prediction"] for row in predictions} == {"good", "bad"}
         assert all(0.5 <= float(row["probability"]) <= 1 for row in predictions)
+
+
+@pytest.mark.parametrize("steps, best", [(3, 3), (12, None)])
+def test_a_damaged_best_checkpoint_is_replaced(checkpoint, tables, tmp_path, finetune, monkeypatch, steps, best):
+    """The weights of the last step are kept in its place, written anew where the last step is the best."""
+    def close(run):
+        log = [json.loads(line) for line in (run.path / "log.jsonl").read_text().splitlines()]
+        found = max((record for record in log if record["kind"] == "eval"), key=lambda record: record["accuracy"])
+        assert best in (None, found["step"])
+        file = run.checkpoints / f"step-{found['step']:07d}" / "model.safetensors"
+        file.write_bytes(file.read_bytes()[:-1] + b"?")
+    monkeypatch.setattr(Run, "close", close)
+    result = finetune(arguments(checkpoint, tmp_path, "classify", *own(tables, "--label", "verdict"),
+                                settings=[f"max_steps={steps}", "max_epochs=9", "learning_rate=3e-3"]))
+    assert result.code == 0 and "damaged" in result.out and f"step {steps} is kept" in result.out, result.err
+    run, saved, _ = read_run(tmp_path)
+    assert saved["best_step"] == steps
+    kept, = checkpoints.listed(run / "checkpoints")
+    assert kept.name == f"step-{steps:07d}" and checkpoints.verified_state(kept)["step"] == steps
 
 
 def test_the_checkpoint_gives_the_predictions(checkpoint, tables, tmp_path, finetune):

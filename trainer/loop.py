@@ -101,7 +101,7 @@ class Trainer:
                     scores = self.evaluate()
                     self._log_evaluation(bar, scores)
                 if self.step % hps.save_every == 0 or last or self.stopped or self.best["step"] == self.step:
-                    self._save()
+                    self.save()
                 if self.stopped:
                     return None
         return scores or self.evaluate()
@@ -240,9 +240,10 @@ class Trainer:
                 totals[name] += float(value)
         return self._scores(dict(zip(totals, self.world.sum(totals.values())))), self.world.gather(outputs)
 
-    def _save(self):
+    def save(self, again=False):
+        """Write a checkpoint of this step; one that is there stays, unless it is to be written ``again``."""
         self._flush()
-        if self._saved == self.step:
+        if self._saved == self.step and not again:
             return
         if self.run.writes:
             state = {"tokens": self.tokens, "position": self.position, "window": self.window, "best": self.best,

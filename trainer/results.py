@@ -6,7 +6,6 @@ import sys
 
 import numpy as np
 
-from albert.errors import ModelError
 from trainer import checkpoints
 from trainer.errors import RunError
 
@@ -22,12 +21,14 @@ def finish(trainer, run, task_name, test):
         evaluations = [record for record in run.records if record["kind"] == "eval"]
         return next((record for record in evaluations if record["step"] == best), None)
     path = run.checkpoints / f"step-{best:07d}"
-    try:
-        trainer.model.load_state_dict(type(trainer.model).from_pretrained(path).state_dict())
-    except ModelError as fault:
+    fault = trainer.world.from_main(lambda: _damage(path))
+    if fault:
         best = trainer.best["step"] = trainer.step
+        trainer.save(again=True)
         if trainer.world.is_main:
             print(f"passing over the best checkpoint, it is damaged: {fault}; step {best} is kept instead", flush=True)
+    else:
+        trainer.model.load_state_dict(type(trainer.model).from_pretrained(path).state_dict())
     trainer.world.barrier()                      # before the first process deletes what another may still read
     task = trainer.task
     means, outputs = trainer.predict(task.evaluation())
@@ -54,6 +55,14 @@ def finish(trainer, run, task_name, test):
         raise RunError(f"{error.filename}: {error.strerror}") from None
     checkpoints.prune(run.checkpoints, 0, best)
     return scores
+
+
+def _damage(path):
+    """What is wrong with a checkpoint; None where nothing is."""
+    try:
+        checkpoints.verified_state(path)
+    except RunError as fault:
+        return str(fault)
 
 
 def write_predictions(path, rows):
