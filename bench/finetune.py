@@ -47,10 +47,9 @@ from trainer.questions import SpanAnswering
 from trainer.tagging import Tagging
 
 transformers.logging.set_verbosity_error()
-TASKS = {"sst2": ("glue", 1), "stsb": ("glue", 3), "rte": ("glue", 3), "ner": ("conll2003", 3), "squad2": ("squad", 1),
-         "race": ("race", 3)}                                                    # folder of DATA, epochs
-SETTINGS = dict(learning_rate=5e-5, batch_size=32, warmup_share=0.1, hidden_dropout_prob=0.1,
-                attention_probs_dropout_prob=0.1)
+TASKS = {"sst2": ("glue", 1, 32), "stsb": ("glue", 3, 32), "rte": ("glue", 3, 32), "ner": ("conll2003", 3, 32),
+         "squad2": ("squad", 1, 16), "race": ("race", 3, 8)}                     # folder of DATA, epochs, examples an update
+SETTINGS = dict(learning_rate=5e-5, warmup_share=0.1, hidden_dropout_prob=0.1, attention_probs_dropout_prob=0.1)
 DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout_prob")
 KINDS = {
     "classification": (AlbertForSequenceClassification, Classification, AutoModelForSequenceClassification),
@@ -120,7 +119,7 @@ class Setup:
         self.args, self.data = args, read_task(name, str(args.data / TASKS[name][0]))
         self.tokenizer = load_tokenizer(args.checkpoint)
         self.hps = hps = SimpleNamespace(
-            **vars(HPS[f"finetune-{name}", "bert-base"]) | SETTINGS | dict(seed=seed) | settings)
+            **vars(HPS[f"finetune-{name}", "bert-base"]) | SETTINGS | dict(seed=seed, batch_size=TASKS[name][2]) | settings)
         config = json.loads((Path(args.checkpoint) / "config.json").read_text())
         hps.seq_len = min(hps.seq_len, config["max_position_embeddings"])
         hps.micro_batch_size = hps.batch_size
@@ -246,14 +245,15 @@ def known_metrics(rows, name):
 def measure(args, task, seed, side):
     """The row of one training, in a process of its own."""
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    data, start = args.data / TASKS[task][0], time.time()
+    (folder, epochs, batch), start = TASKS[task], time.time()
+    data = args.data / folder
     with tempfile.TemporaryDirectory() as runs:
         if side == "peer":
             command = [__file__, "peer", "--checkpoint", args.checkpoint, "--data", args.data, "--tasks", task,
                        "--seeds", str(seed), "--cache-dir", args.cache_dir]
         else:
             settings = [f"{key}={value}" for key, value in SETTINGS.items()] + [
-                f"seed={seed}", f"max_epochs={TASKS[task][1]}", f"micro_batch_size={SETTINGS['batch_size']}",
+                f"seed={seed}", f"max_epochs={epochs}", f"batch_size={batch}", f"micro_batch_size={batch}",
                 "eval_every=1000000", "save_every=1000000"]                # at the end: no step is chosen by its score
             command = [ROOT / "main-finetune.py", "--task", task, "--init-from", args.checkpoint, "--data", data,
                        "--cache-dir", args.cache_dir, "--runs-dir", runs, "--cpu", "--tqdm-off",
