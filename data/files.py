@@ -142,6 +142,9 @@ class LocalFile:
             header = next(reader, [])
             if self.text_field not in header:
                 raise self.missing_field("line 1", header)
+            if header.count(self.text_field) > 1:
+                raise DataError(f"{self.path}: {header.count(self.text_field)} columns are called '{self.text_field}'; "
+                                "rename or delete all but one")
             column = header.index(self.text_field)
             for row in reader:
                 if row and len(row) != len(header):
@@ -203,7 +206,7 @@ def json_row(line: str, place: str) -> dict:
             json.dumps(row, ensure_ascii=False).encode()
     except UnicodeEncodeError:
         raise DataError(f"{place}: half of a character (a lone surrogate such as \\ud83d), which is no text") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{place}: not JSON: {error}") from None
     if not isinstance(row, dict):
         raise DataError(f"{place}: expected an object such as {{\"text\": ...}}")

@@ -24,13 +24,18 @@ def read_own(task, path, dev=None, text="text", text_pair=None, label="label"):
     tables = [Table(name) for name in (path, dev) if name]
     inputs = [_inputs(task, table, text, text_pair) for table in tables]
     labels = [_labels(task, table, label) for table in tables]
+    several = isinstance(labels[0][0], list)
+    for table, values in zip(tables, labels):
+        for row, value in enumerate(values):
+            if isinstance(value, list) != several:
+                raise DataError(f"{table.place(row)}: a list of labels in some rows and one label in others")
     if task == "tag":
         for table, columns, tags in zip(tables, inputs, labels):
             _check_lengths(table, columns["words"], tags)
         return conll.tagging(list(zip((columns["words"] for columns in inputs), labels)), tables[0].path,
                              [table.place for table in tables])
     kind = "regression" if task == "regress" else "classification"
-    if kind == "classification" and isinstance(labels[0][0], list):
+    if kind == "classification" and several:
         kind = "multilabel"
     names = []
     if kind == "regression":
@@ -64,18 +69,19 @@ def _labels(task, table, name):
         return [_list(table, row, value, name) for row, value in enumerate(values)]
     if task != "regress" and isinstance(values[0], str) and values[0].startswith("["):
         values = [_json_list(table, row, value) for row, value in enumerate(values)]
-    several = isinstance(values[0], list)
     for row, value in enumerate(values):
-        if value is None or value == "":
+        if any(map(_is_missing, value if isinstance(value, list) else [value])):
             raise DataError(f"{table.place(row)}: no label in column '{name}'")
-        if isinstance(value, list) != several:
-            raise DataError(f"{table.place(row)}: a list of labels in some rows and one label in others")
     return values
+
+
+def _is_missing(value):
+    return value is None or value != value or isinstance(value, str) and not value.strip()      # the second: NaN
 
 
 def _list(table, row, value, name):
     words = value.split() if isinstance(value, str) else value
-    if not isinstance(words, list) or not words:
+    if not isinstance(words, list) or not words or any(map(_is_missing, words)):
         raise DataError(f"{table.place(row)}: column '{name}' needs words, as a list or parted by blanks")
     return [str(word) for word in words]
 

@@ -41,9 +41,13 @@ def _from_files(folder):
                 label = LETTERS.index(answer)
                 if label >= len(options):
                     raise ValueError(f"answer {answer} of {len(options)} options")
+                if not all(isinstance(text, str) for text in (article["article"], question, *options)):
+                    raise TypeError("a text that is none")
                 rows.append((f"{article['id']}-{number}", level, article["article"], question, options, label))
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise DataError(f"{path}: not in the layout of RACE ({type(error).__name__}: {error})") from None
+    if not rows:
+        raise DataError(f"{folder}: no question in its {len(files)} files")
     return _examples(rows)
 
 

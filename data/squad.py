@@ -39,9 +39,11 @@ def _from_file(path, notes, held=False):
                  [] if question.get("is_impossible") else
                  [(answer["answer_start"], answer["text"]) for answer in question["answers"]])
                 for article in articles for paragraph in article["paragraphs"] for question in paragraph["qas"]]
-    except (ValueError, KeyError, TypeError) as error:
+        return _examples(str(path), rows, notes, held)
+    except DataError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(f"{path}: not in the layout of SQuAD ({type(error).__name__}: {error})") from None
-    return _examples(str(path), rows, notes, held)
 
 
 def _from_hub(repository, part, notes, held):

@@ -62,7 +62,7 @@ def _delimited(path):
     csv.field_size_limit(1 << 27)
     reader = csv.reader(LocalFile(path, "", "file").lines(), strict=True)
     try:
-        header = next(reader, [])
+        header = _distinct(path, next(reader, []))
         for cells in reader:
             if cells or len(header) == 1:          # of one column, a blank line is an empty cell
                 yield f"line {reader.line_num}", _row(path, reader.line_num, header, cells or [""])
@@ -73,10 +73,18 @@ def _delimited(path):
 def _tabbed(path):
     lines = enumerate(text_lines(path), start=1)
     _, header = next(lines, (1, ""))
-    header = header.split("\t")
+    header = _distinct(path, header.split("\t"))
     for number, line in lines:
         if line or len(header) == 1:
             yield f"line {number}", _row(path, number, header, line.split("\t"))
+
+
+def _distinct(path, names):
+    """The names of columns; DataError where two have the same (without any name there may be several)."""
+    for name in names:
+        if name and names.count(name) > 1:
+            raise DataError(f"{path}: {names.count(name)} columns are called '{name}'; rename or delete all but one")
+    return names
 
 
 def _row(path, number, header, cells):
@@ -92,13 +100,15 @@ def _json_lines(path):
 
 
 def _parquet(path):
-    import pyarrow
     import pyarrow.parquet
 
     try:
-        batches = pyarrow.parquet.ParquetFile(path).iter_batches(1000)
-        rows = (row for batch in batches for row in batch.to_pylist())
+        file = pyarrow.parquet.ParquetFile(path)
+        _distinct(path, file.schema_arrow.names)
+        rows = (row for batch in file.iter_batches(1000) for row in batch.to_pylist())
         for number, row in enumerate(rows, start=1):
             yield f"row {number}", row
-    except (OSError, pyarrow.ArrowException) as error:
+    except DataError:
+        raise
+    except Exception as error:              # pyarrow's faults, and those of values that Python cannot have, differ
         raise DataError(f"{path}: not a readable Parquet file: {first_line(error)}") from error

@@ -19,7 +19,7 @@ from data.task_files import read_task
 from data.tokenizer import save_tokenizer, train_tokenizer
 from hps import HPS
 from trainer import checkpoints
-from trainer.finetuning import class_weights
+from trainer.finetuning import class_weights, weighted_cross_entropy
 from trainer.run import Run
 
 SMALL = ["batch_size=8", "micro_batch_size=4", "max_steps=6", "warmup_steps=1", "save_every=2", "eval_every=3",
@@ -345,6 +345,22 @@ def test_class_weights_are_those_of_scikit_learn():
     assert class_weights(SimpleNamespace(class_weights="none"), [3, 0, 5]).tolist() == [1, 1, 1]
 
 
+def test_smoothing_and_class_weights_together_favour_no_class():
+    """At its least loss a row's own class is the likeliest, however rare another one is."""
+    hps = SimpleNamespace(class_weights="balanced", label_smoothing=0.1)
+    weights = class_weights(hps, [500, 499, 1])
+    logits, labels = torch.zeros(300, 3, requires_grad=True), torch.arange(300) % 2
+    descent = torch.optim.Adam([logits], lr=0.1)
+    for _ in range(300):
+        descent.zero_grad()
+        weighted_cross_entropy(logits, labels, weights, hps).backward()
+        descent.step()
+    assert torch.equal(logits.argmax(-1), labels)
+    plain = torch.nn.functional.cross_entropy(logits, labels, weights, reduction="sum")
+    hps.label_smoothing = 0.0
+    torch.testing.assert_close(weighted_cross_entropy(logits, labels, weights, hps), plain)
+
+
 @pytest.mark.parametrize("text, words", [
     ("review,verdict\ngood,1\nbad,0\n", ["no column 'label'", "review, verdict", "--label"]),
     ("review,label\ngood,1\n ,0\n", ["line 3", "no text"]),
@@ -352,6 +368,9 @@ def test_class_weights_are_those_of_scikit_learn():
     ("review,label\ngood,1\nbad,\n", ["line 3", "no label"]),
     ("review,label\ngood,1\nbad,0,x\n", ["line 3", "3 columns"]),
     ("review,label\n", ["no rows"]),
+    ("review,label\ngood,1\nbad, \n", ["line 3", "no label"]),
+    ("review,label,label\ngood,1,3\nbad,0,4\n", ["2 columns", "'label'"]),
+    ('review,label\ngood,"[""1"", """"]"\n', ["line 2", "no label"]),
 ])
 def test_bad_tables(checkpoint, tmp_path, finetune, text, words):
     (tmp_path / "bad.csv").write_text(text)
@@ -365,6 +384,20 @@ def test_a_label_unseen_in_training(checkpoint, tables, tmp_path, finetune):
     refused(finetune(arguments(checkpoint, tmp_path, "classify", "--data", tables / "train.csv", "--dev",
                                tmp_path / "dev.csv", "--text", "review", "--label", "verdict")),
             "dev.csv: line 3", "mixed", "good")
+
+
+def test_labels_in_lists_and_alone(checkpoint, tmp_path, finetune):
+    (tmp_path / "train.jsonl").write_text('{"text": "sun", "label": ["1", "2"]}\n{"text": "rain", "label": []}\n')
+    for label in ('1', '"12"'):
+        (tmp_path / "dev.jsonl").write_text(f'{{"text": "sun", "label": {label}}}\n')
+        refused(finetune(arguments(checkpoint, tmp_path, "classify", "--data", tmp_path / "train.jsonl", "--dev",
+                                   tmp_path / "dev.jsonl")), "dev.jsonl: line 1", "list of labels")
+
+
+def test_nothing_but_the_head_by_muon(checkpoint, benchmarks, tmp_path, finetune):
+    result = finetune(arguments(checkpoint, tmp_path, "ner", "--data", benchmarks, "--freeze", "4", "--no-save",
+                                settings=["optimizer=muon"]))
+    assert result.code == 0, result.err
 
 
 def test_a_ragged_conll_row(checkpoint, tmp_path, finetune):

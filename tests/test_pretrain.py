@@ -298,6 +298,27 @@ def test_a_damaged_checkpoint_is_passed_over(finished, cache, tmp_path, pretrain
     assert losses(run) == losses(finished[0])
 
 
+def test_checkpoints_after_the_one_that_is_resumed_from_give_way(tmp_path):
+    """They are damaged, and would otherwise count as newer than all that follow."""
+    for step in (4, 6, 8, 12):
+        (tmp_path / f"step-{step:07d}").mkdir()
+    (tmp_path / "step-0000012-my-copy").mkdir()
+    checkpoints.prune(tmp_path, 1, 4, 6)
+    assert [path.name for path in checkpoints.listed(tmp_path)] == ["step-0000004", "step-0000006"]
+    checkpoints.prune(tmp_path, 0, 4, 6)
+    assert [path.name for path in checkpoints.listed(tmp_path)] == ["step-0000004"]
+    assert (tmp_path / "step-0000012-my-copy").exists()
+
+
+def test_the_scores_of_a_run_without_patience_are_those_of_its_checkpoint(corpus, cache, tmp_path, pretrain):
+    result = pretrain(arguments(corpus, cache, tmp_path, ["patience=2", "eval_every=1", "save_every=50", "learning_rate=0",
+                                                          "muon_learning_rate=0"]))
+    assert result.code == 0, result.err
+    saved = json.loads((only_run(tmp_path) / "metrics.json").read_text())
+    assert (saved["best_step"], saved["steps"]) == (1, 3)
+    assert checkpoints.newest(only_run(tmp_path) / "checkpoints")[1]["step"] == 3
+
+
 def test_a_full_disk_leaves_the_old_checkpoint(corpus, cache, tmp_path, pretrain, monkeypatch):
     original = checkpoints.save_file
 

@@ -1,6 +1,7 @@
 """Loss scaling, activation checkpointing and torch.compile: they change no result."""
 import copy
 import math
+import signal
 from types import SimpleNamespace
 
 import pytest
@@ -105,6 +106,32 @@ def test_a_skipped_update_leaves_the_weights():
     position, batches = next(trainer.task.updates({"step": 2}))
     trainer._update(batches, SimpleNamespace(signal=0))
     assert all(torch.equal(one, other) for one, other in zip(weights(trainer).values(), before.values()))
+
+
+def test_a_signal_that_comes_as_the_update_is_agreed_on_counts_in_the_next():
+    """Else one process would leave, and the others wait for it."""
+    class Others(World):
+        """Hears of the signal once its own flag is on its way."""
+
+        def sum(self, values):
+            summed = super().sum(values)
+            received.signal = signal.SIGINT
+            return summed
+    received = SimpleNamespace(signal=0)
+    trainer, _ = train(2)
+    trainer.world = Others(0, 1, CPU)
+    updates = trainer.task.updates({"step": 2})
+    trainer._update(next(updates)[1], received)
+    assert not trainer.stopped
+    trainer._update(next(updates)[1], received)
+    assert trainer.stopped == signal.SIGINT
+
+
+def test_weights_lie_as_products_like_them_wherever_they_come_from(tmp_path):
+    """The pages of a file begin where its header ends, and products of a single row are summed up by that."""
+    model_of().save_pretrained(tmp_path)
+    trainer, _ = train(1, model=AlbertForPretraining.from_pretrained(tmp_path))
+    assert all(tensor.data_ptr() % 64 == 0 for tensor in trainer.model.state_dict().values())
 
 
 def test_scaling_gives_up():

@@ -1,9 +1,11 @@
 """Reading tasks, turning them into features, and scoring answers."""
+import json
 import random
 from types import SimpleNamespace
 
 import datasets
 import numpy as np
+import pyarrow.parquet
 import pytest
 import torch
 import transformers
@@ -60,6 +62,50 @@ def test_number_labels_are_in_the_order_of_numbers(tmp_path):
     path = tmp_path / "rows.csv"
     path.write_text("text,label\n" + "".join(f"word,{label}\n" for label in (10, 9, 2, 10, 9, 2)))
     assert read_task("classify", path, dev=path).labels == ["2", "9", "10"]
+
+
+@pytest.mark.parametrize("columns, words", [
+    ({"text": ["a", "b"], "label": [1.0, float("nan")]}, "row 2: no label"),
+    ({"text": ["a", "b"], "label": [1, 2], "when": pyarrow.array([1 << 50, 0], pyarrow.timestamp("ms"))}, "not a readable"),
+])
+def test_odd_parquet_files(tmp_path, columns, words):
+    pyarrow.parquet.write_table(pyarrow.table(columns), tmp_path / "rows.parquet")
+    with pytest.raises(DataError, match=words):
+        read_task("classify", tmp_path / "rows.parquet")
+
+
+def test_columns_of_one_name_in_parquet(tmp_path):
+    table = pyarrow.table([pyarrow.array(["a", "b"]), pyarrow.array([1, 2]), pyarrow.array([3, 4])], ["text", "label", "label"])
+    pyarrow.parquet.write_table(table, tmp_path / "rows.parquet")
+    with pytest.raises(DataError, match="2 columns are called 'label'"):
+        read_task("classify", tmp_path / "rows.parquet")
+
+
+@pytest.mark.parametrize("change", [{"question": None}, {"answers": [{"text": 3, "answer_start": 0}]},
+                                    {"answers": [{"text": "a", "answer_start": None}]}])
+def test_a_squad_file_with_other_things_than_text(tmp_path, change):
+    question = {"id": "q", "question": "who", "answers": [{"text": "Anna", "answer_start": 0}], **change}
+    (tmp_path / "train.json").write_text(json.dumps({"data": [{"paragraphs": [{"context": "Anna", "qas": [question]}]}]}))
+    with pytest.raises(DataError, match="not in the layout of SQuAD"):
+        read_task("squad", tmp_path / "train.json")
+
+
+def test_race_without_a_question(tmp_path):
+    for part in ("train", "dev"):
+        (tmp_path / part).mkdir()
+        (tmp_path / part / "1.json").write_text('{"id": "1", "article": "a", "questions": [], "options": [], "answers": []}')
+    with pytest.raises(DataError, match="no question"):
+        read_task("race", tmp_path)
+    (tmp_path / "train" / "1.json").write_text(
+        '{"id": "1", "article": null, "questions": ["q"], "options": [["a", "b"]], "answers": ["A"]}')
+    with pytest.raises(DataError, match="train/1.json: not in the layout of RACE"):
+        read_task("race", tmp_path)
+
+
+def test_json_nested_too_deep(tmp_path):
+    (tmp_path / "rows.jsonl").write_text('{"text": ' + "[" * 200_000 + "\n")
+    with pytest.raises(DataError, match="line 1: not JSON"):
+        read_task("classify", tmp_path / "rows.jsonl")
 
 
 def test_tag_table(tmp_path):

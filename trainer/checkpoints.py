@@ -75,7 +75,7 @@ def newest(folder):
 
 def listed(folder):
     """The checkpoints under ``folder``, oldest first."""
-    return sorted(path for path in Path(folder).glob("step-*") if path.suffix != ".tmp" and path.is_dir())
+    return sorted(path for path in Path(folder).glob("step-*") if path.name[5:].isdecimal() and path.is_dir())
 
 
 def verified_state(path):
@@ -120,10 +120,13 @@ def restore_optimizers(path, optimizers):
         raise RunError(f"{file}: not the optimisers' state of this run") from None
 
 
-def prune(folder, keep, best_step):
-    """Delete all but the newest ``keep`` checkpoints and the one of ``best_step`` (None before any evaluation)."""
-    for path in listed(folder)[:-keep or None]:
-        if best_step is None or path.name != f"step-{best_step:07d}":
+def prune(folder, keep, best_step, step):
+    """Delete all but the newest ``keep`` checkpoints up to ``step`` and the one of ``best_step`` (None before any
+    evaluation). Those of later steps are damaged ones that the run was not resumed from."""
+    found = {int(path.name[5:]): path for path in listed(folder)}
+    newest = [number for number in reversed(found) if number <= step][:keep]
+    for number, path in found.items():
+        if number not in (*newest, best_step):
             _remove(path)
 
 

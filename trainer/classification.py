@@ -5,7 +5,7 @@ import torch.nn.functional as F
 
 from data.race import LETTERS
 from trainer import metrics
-from trainer.finetuning import Finetuning, class_weights, in_order
+from trainer.finetuning import Finetuning, class_weights, in_order, weighted_cross_entropy
 
 
 class Classification(Finetuning):
@@ -27,9 +27,7 @@ class Classification(Finetuning):
         return counts
 
     def _losses(self, logits, batch):
-        loss = F.cross_entropy(logits.float(), batch["labels"], self.weights.to(logits.device), reduction="sum",
-                               label_smoothing=self.hps.label_smoothing)
-        return {"label_loss": loss}
+        return {"label_loss": weighted_cross_entropy(logits, batch["labels"], self.weights, self.hps)}
 
     def _kept(self, logits, batch):
         """Probabilities (B, classes)."""

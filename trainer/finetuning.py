@@ -1,6 +1,7 @@
 """Fine-tuning as the loop sees it: updates from features, held-out predictions, and their scores."""
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from data import draws
 from trainer.errors import RunError
@@ -113,6 +114,13 @@ def class_weights(hps, counts):
     counts = np.asarray(counts, float)
     weights = counts.sum(-1, keepdims=True) / (counts.shape[-1] * np.maximum(counts, 1))
     return torch.tensor(weights if hps.class_weights == "balanced" else np.ones_like(counts), dtype=torch.float32)
+
+
+def weighted_cross_entropy(logits, labels, weights, hps):
+    """The sum over rows of logits (N, classes), each weighed by the weight of its own label (N): PyTorch's weights would
+    weigh the smoothing of each class too, and draw every row to the rarest."""
+    losses = F.cross_entropy(logits.float(), labels, reduction="none", label_smoothing=hps.label_smoothing)
+    return (losses * weights.to(losses.device)[labels]).sum()
 
 
 def forward(model, batch):

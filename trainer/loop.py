@@ -32,6 +32,8 @@ class Trainer:
 
     def __init__(self, task, model, tokenizer, hps, world, quiet=False, profile=0):
         self.task, self.tokenizer, self.hps, self.world, self.quiet = task, tokenizer, hps, world, quiet
+        for tensor in (*model.parameters(), *model.buffers()):      # a file's pages lie anywhere, and products of
+            tensor.data = tensor.data.clone()                       # few rows round by where their factors lie
         self.model, self.profile = model.to(world.device), profile if world.is_main else 0
         self.params = [p for p in model.parameters() if p.requires_grad]
         self.dtype = autocast_dtype(hps.precision, world.device)
@@ -104,6 +106,7 @@ class Trainer:
                     self.save()
                 if self.stopped:
                     return None
+            self.save()                                 # where the patience was at its end
         return scores or self.evaluate()
 
     @property
@@ -120,7 +123,7 @@ class Trainer:
         names = self.task.count_names
         *totals, self.stopped = self.world.sum([*(sum(c[name] for c in counted) for name in names), received.signal])
         totals = dict(zip(names, totals))
-        self.stopped = received.signal or (self.stopped and signal.SIGTERM)      # that of this process, or another's
+        self.stopped = self.stopped and (received.signal or signal.SIGTERM)      # that of this process, or another's
         self.step += 1
         self.tokens += int(totals["tokens"])
 
@@ -249,7 +252,7 @@ class Trainer:
             state = {"tokens": self.tokens, "position": self.position, "window": self.window, "best": self.best,
                      "seed": self.hps.seed, "scaler": self.scaler.state_dict()}
             checkpoints.save(self.run.checkpoints, self.step, self.model, self.tokenizer, self.optimizers, state)
-            checkpoints.prune(self.run.checkpoints, self.hps.keep_checkpoints, self.best["step"])
+            checkpoints.prune(self.run.checkpoints, self.hps.keep_checkpoints, self.best["step"], self.step)
         self._saved = self.step
         self.world.barrier()
 

@@ -70,8 +70,9 @@ def build_optimizers(model, hps):
     elif hps.optimizer == "adamw":
         optimizers = [torch.optim.AdamW(groups, **adam, fused=True)]
     elif hps.optimizer == "muon":
-        optimizers = [torch.optim.Muon(muon, lr=hps.muon_learning_rate, weight_decay=hps.weight_decay),
-                      torch.optim.AdamW(groups, **adam, fused=True)]
+        optimizers = [torch.optim.AdamW(groups, **adam, fused=True)]
+        if muon:                                           # none where all linear layers but the last are frozen
+            optimizers.insert(0, torch.optim.Muon(muon, lr=hps.muon_learning_rate, weight_decay=hps.weight_decay))
     else:
         raise RunError(f"optimizer={hps.optimizer}: there are lamb, adamw and muon")
     for optimizer in optimizers:

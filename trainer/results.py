@@ -53,7 +53,7 @@ def finish(trainer, run, task_name, test):
             "notes": task.data.notes})
     except OSError as error:
         raise RunError(f"{error.filename}: {error.strerror}") from None
-    checkpoints.prune(run.checkpoints, 0, best)
+    checkpoints.prune(run.checkpoints, 0, best, trainer.step)
     return scores
 
 

@@ -1,10 +1,9 @@
 """Tagging of words, scored by the entities that the tags spell."""
 import numpy as np
-import torch.nn.functional as F
 
 from data.examples import NO_LABEL
 from trainer import metrics
-from trainer.finetuning import Finetuning, class_weights
+from trainer.finetuning import Finetuning, class_weights, weighted_cross_entropy
 
 
 class Tagging(Finetuning):
@@ -23,9 +22,8 @@ class Tagging(Finetuning):
         return {**super().counts(batch), "label": float(self.weights[tags].sum())}
 
     def _losses(self, logits, batch):
-        loss = F.cross_entropy(logits.float().flatten(0, 1), batch["tags"].flatten(), self.weights.to(logits.device),
-                               reduction="sum", ignore_index=NO_LABEL, label_smoothing=self.hps.label_smoothing)
-        return {"label_loss": loss}
+        labelled = batch["tags"] != NO_LABEL
+        return {"label_loss": weighted_cross_entropy(logits[labelled], batch["tags"][labelled], self.weights, self.hps)}
 
     def _kept(self, logits, batch):
         """Words (B, T), tags (B, T) and their probabilities (B, T)."""
