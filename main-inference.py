@@ -4,7 +4,7 @@ import os
 import signal
 import sys
 from contextlib import nullcontext
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 from tqdm import tqdm
@@ -112,6 +112,7 @@ def answer_all(args, ask):
     done, header = finished(args.output, ask.config.hidden_size) if args.append else (0, None)
     answers = answered(ask, tqdm(islice(rows, done, None), unit="row", initial=done, leave=False, dynamic_ncols=True,
                                  disable=args.tqdm_off or not args.from_file or not sys.stderr.isatty()), done)
+    answers = chain(list(islice(answers, 1)), answers)               # the first one's faults come before any file is made
     if args.output and args.output.suffix == ".npy":
         write_array(args.output, answers, ask.config.hidden_size, done)
         return 0

@@ -1,5 +1,6 @@
 """Pretrain ALBERT (or BERT) on text: python main-pretrain.py --model tiny"""
 import argparse
+import glob
 import os
 import shlex
 import sys
@@ -78,7 +79,10 @@ def absolute(name):
     """The name of a source, a local one as an absolute path: a run may be resumed from another folder."""
     if name in NAMED_SOURCES or name.startswith("hf:"):
         return name
-    return os.path.abspath(os.path.expanduser(name))
+    name = os.path.expanduser(name)
+    if glob.has_magic(name) and not os.path.exists(name):
+        return os.path.join(glob.escape(os.getcwd()), name)
+    return os.path.abspath(name)
 
 
 def resumed_settings(args, given):

@@ -8,7 +8,9 @@ is a text or, for the tasks of several texts, a tuple of them. A text that is lo
 that overlap by a quarter; "windows" says in how many. An empty input is answered by an empty dictionary.
 """
 import logging
+import queue
 import re
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from functools import cached_property
@@ -26,7 +28,8 @@ OVERLAP = 0.25            # of a window with the next
 BATCH_TOKENS = 4096       # tokens a forward pass, padding included
 CHUNK = 256               # inputs whose windows are sorted by length together, fewer where they hold more than
 CHUNK_CHARACTERS = 1_000_000
-PATIENCE = 1.0            # seconds that a chunk is filled for: lines that come slowly are answered as they come
+AHEAD = 64                # inputs that are read before they are needed
+PATIENCE = 0.1            # seconds that a chunk is filled for: lines that come slowly are answered as they come
 
 
 class Pipeline:
@@ -46,6 +49,9 @@ class Pipeline:
         self.folder, self.config, self.device, self.dtype = folder, config, device, dtype
         self.tokenizer = load_tokenizer(folder)
         self.special = special_ids(self.tokenizer)
+        if self.tokenizer.get_vocab_size() > config.vocab_size:
+            raise ModelError(f"{folder}: the tokenizer has {self.tokenizer.get_vocab_size()} tokens, but config.json says "
+                             f"vocab_size={config.vocab_size}: they do not belong together")
         self.length = config.max_position_embeddings
         self.set(**options)
         self.model = self.load().to(device)
@@ -66,27 +72,30 @@ class Pipeline:
     def stream(self, inputs: Iterable) -> Iterator[dict]:
         """The answers to any number of inputs, a chunk of them in memory at a time: one at first, then more. Those before
         a faulty input come before its error."""
-        inputs, size, fault = iter(inputs), 1, None
-        while fault is None:
-            chunk, characters, began = [], 0, time.monotonic()
-            try:
-                for item in inputs:
-                    chunk.append(self._checked(item))
-                    characters += sum(map(len, chunk[-1]))
-                    if len(chunk) >= size or characters > CHUNK_CHARACTERS or time.monotonic() - began > PATIENCE:
-                        break
-            except Exception as error:                          # of what the inputs are read from too
-                fault = error
+        waiting, size, end = queue.Queue(AHEAD), 1, None
+        threading.Thread(target=_read_ahead, args=(inputs, waiting), daemon=True).start()
+        while end is None:
+            chunk, characters, patience = [], 0, None                # the first input is waited for
+            while end is None and len(chunk) < size and characters <= CHUNK_CHARACTERS:
+                try:
+                    item, end = waiting.get(timeout=patience)
+                    if end is None:
+                        chunk.append(self._checked(item))
+                        characters += sum(map(len, chunk[-1]))
+                except queue.Empty:
+                    break
+                except ModelError as fault:
+                    end = fault
+                began = time.monotonic() if patience is None else began
+                patience = max(began + PATIENCE - time.monotonic(), 0)
             asked = [index for index, item in enumerate(chunk) if all(map(_filled, item))]
             answers = [{} for _ in chunk]
             for index, answer in zip(asked, self._answers([chunk[index] for index in asked])):
                 answers[index] = answer
             yield from answers
-            if not chunk:
-                break
             size = min(2 * size, CHUNK)
-        if fault:
-            raise fault
+        if not isinstance(end, StopIteration):
+            raise end
 
     def _checked(self, item):
         """The input as a tuple; ModelError for one that is no text or of the wrong number of texts."""
@@ -94,6 +103,8 @@ class Pipeline:
         if len(item) != len(self.inputs):
             raise ModelError(f"this task takes {' and '.join(self.inputs)}, not {len(item)} text{'s' * (len(item) != 1)}")
         for name, part in zip(self.inputs, item):
+            if name == "options" and part and not isinstance(part, list):
+                raise ModelError(f"options is a {type(part).__name__}, not a list of texts")
             for text in part if name == "options" and part else [part]:
                 if not isinstance(text, str):
                     raise ModelError(f"{name} is a {type(text).__name__}, not a text")
@@ -503,6 +514,7 @@ def _abilities(folder: Path, config: AlbertConfig) -> tuple[str, ...]:
 def finetuned(folder: Path) -> dict:
     """What a fine-tuning has settled beside the model, as far as it has: "inputs", "doc_stride" and "threshold" (of no
     answer). From the run that a checkpoint belongs to, or from config.json, where `--export` puts it."""
+    folder = folder.resolve()
     run = folder.parent.parent
     if folder.parent.name == "checkpoints" and (run / "config.json").is_file():
         values = read_json(run / "config.json")
@@ -514,6 +526,16 @@ def finetuned(folder: Path) -> dict:
         return {}
     kinds = {"inputs": list, "doc_stride": int, "threshold": float}
     return {name: values[name] for name, kind in kinds.items() if isinstance(values.get(name), kind)}
+
+
+def _read_ahead(inputs: Iterable, waiting: queue.Queue):
+    """Put (input, None) of each into the queue and then (None, what has ended them)."""
+    try:
+        for item in inputs:
+            waiting.put((item, None))
+        waiting.put((None, StopIteration()))
+    except Exception as fault:
+        waiting.put((None, fault))
 
 
 def _mean(windows):

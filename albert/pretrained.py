@@ -192,10 +192,16 @@ def read_json(file: Path) -> dict:
 
 
 def head_of(folder: Path) -> str:
-    """The head that config.json names, such as "sequenceclassification"; "" for none."""
+    """The head that config.json names, such as "sequenceclassification", or where it names no architecture, as old ones
+    do not, the one that the weights are of; "" for none."""
     names = read_json(folder / "config.json").get("architectures")
-    name = str(names[0]) if isinstance(names, list) and names else ""
-    return name.rpartition("For")[2].lower() if "For" in name else ""
+    if isinstance(names, list) and names:
+        name = str(names[0])
+        return name.rpartition("For")[2].lower() if "For" in name else ""
+    stored = ".".join(read_weights(folder))
+    heads = {"seq_relationship.": "pretraining", "sop_classifier.": "pretraining", "predictions.": "maskedlm",
+             "qa_outputs.": "questionanswering"}
+    return next((head for mark, head in heads.items() if mark in stored), "")
 
 
 def save_config(model: PretrainedModel, folder: Path, **more):

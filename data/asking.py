@@ -3,7 +3,6 @@ import csv
 import json
 import os
 import shutil
-import sys
 
 import numpy as np
 
@@ -46,7 +45,7 @@ def file_rows(name, names, text=None, text_pair=None):
 
 
 def _line_rows(name, names):
-    for number, line in enumerate(_decoded(sys.stdin.buffer) if name == "-" else text_lines(name), start=1):
+    for number, line in enumerate(_standard_input() if name == "-" else text_lines(name), start=1):
         parts = line.split("\t") if len(names) > 1 else [line]
         if names[-1] == "options":
             parts = [*parts[:2], parts[2:]]
@@ -71,9 +70,9 @@ def _value(value, options, place):
     return " ".join(value)
 
 
-def _decoded(stream):
-    """The lines of standard input."""
-    for number, line in enumerate(stream, start=1):
+def _standard_input():
+    """The lines of standard input. Not by ``sys.stdin``: what a thread waits for must not be closed as the process ends."""
+    for number, line in enumerate(open(0, "rb", closefd=False), start=1):
         try:
             yield line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
         except UnicodeDecodeError as error:
@@ -146,7 +145,7 @@ def write_csv(file, answers, columns, header=None):
         if header is None:
             header = list(_merged(kept, dict.fromkeys(columns)))
             writer.writerow(header)
-        row = _merged(kept, answer)
+        row = _merged(kept, answer, header[:-len(columns)])
         if extra := row.keys() - set(header):
             raise DataError(f"row {number + 1} has a field '{min(extra)}' that the first has not: take --format jsonl")
         writer.writerow([_cell(row.get(name), kept=name in kept) for name in header])
@@ -177,11 +176,12 @@ def write_array(path, answers, size, done=0):
 WRITERS = {"table": write_table, "jsonl": write_lines, "json": write_json, "csv": write_csv}
 
 
-def _merged(kept, answer):
-    """One row; what is answered under the name of a column that is there already gets ``answer_`` before it."""
+def _merged(kept, answer, taken=()):
+    """One row; what is answered under the name of a column that is there, or of one that is ``taken`` in other rows, gets
+    ``answer_`` before it."""
     row = dict(kept)
     for name, value in answer.items():
-        while name in row:
+        while name in row or name in taken:
             name = f"answer_{name}"
         row[name] = value.tolist() if hasattr(value, "tolist") else value
     return row
@@ -196,7 +196,7 @@ def _cell(value, kept):
         return ""
     if isinstance(value, float) and not kept:
         return f"{value:.6f}"
-    return value if isinstance(value, str) else _json(value)
+    return _json(value) if isinstance(value, (list, dict, bool, int, float)) else str(value)
 
 
 def _words(value):

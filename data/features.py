@@ -143,10 +143,12 @@ def _questions(examples, tokenizer, seq_len, doc_stride):
         size, step = len(context.ids), min(doc_stride, room - room // 4)        # neighbours share a quarter at least
         begins = np.arange(0, max(size - room, 0) + step, step)
         ends = np.minimum(begins + room, size)
-        token = np.arange(size)
-        shown = (token >= begins[:, None]) & (token < ends[:, None])
-        around = np.minimum(token - begins[:, None], ends[:, None] - 1 - token) + 0.01 * (ends - begins)[:, None]
-        central = np.where(shown, around, -1).argmax(axis=0)
+        central, most = np.zeros(size, int), np.full(size, -1.0)              # for each token its window, and how
+        for window, (begin, end) in enumerate(zip(begins, ends)):             # much that one shows around it
+            token, part = np.arange(end - begin), slice(begin, end)
+            around = np.minimum(token, token[::-1]) + 0.01 * (end - begin)
+            central[part] = np.where(around > most[part], window, central[part])
+            most[part] = np.maximum(around, most[part])
         answer = _answer_tokens(answers[0], first, last) if answers and answers[0][0] >= 0 else (0, -1)
         for window, (begin, end) in enumerate(zip(begins, ends)):
             inside = answer[0] <= answer[1] and begin <= answer[0] and answer[1] < end

@@ -157,20 +157,18 @@ class LocalFile:
 
     def parquet_rows(self) -> Iterator[str]:
         import pyarrow.parquet
-        from datasets import load_dataset
 
         try:
-            fields = pyarrow.parquet.read_schema(self.path).names
-            if self.text_field not in fields:
-                raise self.missing_field("columns", fields)
-            rows = load_dataset("parquet", data_files=[str(self.path)], split="train", streaming=True,
-                                columns=[self.text_field])
-            for text in column_texts(rows, self.text_field, str(self.path)):
+            file = pyarrow.parquet.ParquetFile(self.path)
+            if self.text_field not in file.schema_arrow.names:
+                raise self.missing_field("columns", file.schema_arrow.names)
+            batches = (batch[0].to_pylist() for batch in file.iter_batches(64, columns=[self.text_field]))
+            for text in column_texts(batches, self.text_field, str(self.path)):
                 self.position = min(self.position + len(text), self.size)
                 yield text
         except DataError:
             raise
-        except Exception as error:  # pyarrow's and Datasets' faults have no common class
+        except Exception as error:  # pyarrow's faults have no common class
             raise DataError(f"{self.path}: not a readable Parquet file: {first_line(error)}") from error
 
     def missing_field(self, where: str, fields: Iterable[str]) -> DataError:
@@ -213,10 +211,10 @@ def json_row(line: str, place: str) -> dict:
     return row
 
 
-def column_texts(rows, field: str, where: str) -> Iterator[str]:
-    """The non-null values of a 🤗 Datasets column, in order."""
-    for batch in rows.iter(batch_size=64):
-        for text in batch[field]:
+def column_texts(batches: Iterable[list], field: str, where: str) -> Iterator[str]:
+    """The texts in batches of the values of a column, which may be null, in order."""
+    for batch in batches:
+        for text in batch:
             if text is not None and not isinstance(text, str):
                 raise DataError(f"{where}: column '{field}' holds {type(text).__name__}, not text; "
                                 "name another with --text-field")

@@ -133,7 +133,8 @@ class HubDataset:
         return False
 
     def _texts(self):
-        return column_texts(self.rows.select_columns([self.text_field]), self.text_field, self.name)
+        rows = self.rows.select_columns([self.text_field]).iter(batch_size=64)
+        return column_texts((batch[self.text_field] for batch in rows), self.text_field, self.name)
 
     def paragraphs(self) -> Paragraphs:
         self.position = 0

@@ -128,7 +128,8 @@ def word_starts(tokenizer: Tokenizer) -> np.ndarray:
                      for piece in pieces])
 
 
-def albert_tokenizer(vocabulary, unk_id: int, charsmap: bytes = b"", lower: bool = True) -> Tokenizer:
+def albert_tokenizer(vocabulary, unk_id: int, charsmap: bytes = b"", lower: bool = True,
+                     keep_accents: bool = False) -> Tokenizer:
     """Unigram tokenizer that normalises as ALBERT's `tokenization.py`: quotes, NFKD, accents, case, spaces.
 
     `vocabulary`: (piece, log probability) by id; `charsmap`: a SentencePiece model's own normalisation,
@@ -136,7 +137,7 @@ def albert_tokenizer(vocabulary, unk_id: int, charsmap: bytes = b"", lower: bool
     """
     steps = [normalizers.Replace("``", '"'), normalizers.Replace("''", '"')]
     steps += [] if charsmap else [normalizers.Nmt()]
-    steps += [normalizers.NFKD(), normalizers.StripAccents()]
+    steps += [] if keep_accents else [normalizers.NFKD(), normalizers.StripAccents()]
     steps += [normalizers.Lowercase()] if lower else []
     steps += [normalizers.Precompiled(charsmap)] if charsmap else []
     steps += [normalizers.Replace(Regex(r"\s+"), " "), normalizers.Strip()]
@@ -272,7 +273,7 @@ def _train_sentencepiece(counts: dict[str, int], model_type: str, vocab_size: in
 
 
 def _read_sentencepiece(path: Path) -> Tokenizer:
-    proto = sentencepiece_model_pb2.ModelProto()
+    proto, settings = sentencepiece_model_pb2.ModelProto(), _settings_beside(path)
     try:
         proto.ParseFromString(path.read_bytes())
     except DecodeError:
@@ -281,17 +282,30 @@ def _read_sentencepiece(path: Path) -> Tokenizer:
         raise DataError(f"{path}: not a Unigram SentencePiece model, which ALBERT needs")
     vocabulary = [(piece.piece, piece.score) for piece in proto.pieces]
     unk_id = next(index for index, piece in enumerate(proto.pieces) if piece.type == piece.UNKNOWN)
-    return albert_tokenizer(vocabulary, unk_id, proto.normalizer_spec.precompiled_charsmap)
+    return albert_tokenizer(vocabulary, unk_id, proto.normalizer_spec.precompiled_charsmap,
+                            settings.get("do_lower_case", True), settings.get("keep_accents", False))
+
+
+def _settings_beside(path: Path) -> dict:
+    """The tokenizer_config.json in the folder of a vocabulary; empty where there is none."""
+    file = path.with_name("tokenizer_config.json")
+    try:
+        settings = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{file}: {error}") from None
+    if not isinstance(settings, dict):
+        raise DataError(f"{file}: expected a JSON object")
+    return settings
 
 
 def _read_bert_vocabulary(path: Path) -> Tokenizer:
-    config = path.with_name("tokenizer_config.json")
+    settings = _settings_beside(path)
     try:
-        pieces = path.read_text(encoding="utf-8").splitlines()
-        settings = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
+        # a piece of Chinese vocabularies is the line separator U+2028, at which splitlines would cut
+        pieces = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
         return bert_tokenizer({piece: index for index, piece in enumerate(pieces)},
                               settings.get("do_lower_case", True), settings.get("strip_accents"),
                               settings.get("tokenize_chinese_chars", True))
-    except (ValueError, RecursionError, AttributeError, TypeError) as error:    # DataError, what decoding and JSON raise
+    except (ValueError, TypeError) as error:        # DataError, what decoding raises, and settings of another type
         raise DataError(f"{path}: {error}") from None
 

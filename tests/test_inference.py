@@ -1,5 +1,7 @@
 """main-inference.py and albert.pipeline over small checkpoints, beside 🤗 Transformers on the same weights."""
 import csv
+import datetime
+import decimal
 import io
 import json
 import logging
@@ -8,8 +10,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 
 import numpy as np
+import pyarrow.parquet
 import pytest
 import torch
 import transformers
@@ -75,12 +79,32 @@ def test_classes_as_transformers_in_any_company(models):
         assert answer["label"] == max(expected, key=expected.get) and answer["windows"] == 1
 
 
-def test_slow_inputs_are_answered_as_they_come(models, monkeypatch):
-    monkeypatch.setattr(sys.modules["albert.pipeline"], "PATIENCE", -1)
-    given = []
-    answers = pipeline(None, models / "classes").stream(given.append(text) or text for text in TEXTS)
-    for number, _ in enumerate(answers, start=1):
-        assert len(given) == number
+def test_slow_inputs_are_answered_as_they_come(models):
+    seen = threading.Semaphore(0)
+
+    def one_after_the_other():
+        for text in TEXTS:
+            yield text
+            assert seen.acquire(timeout=30), "the next input was wanted before this one was answered"
+    answers = []
+    for answer in pipeline(None, models / "classes").stream(one_after_the_other()):
+        answers.append(answer)
+        seen.release()
+    assert [bool(answer) for answer in answers] == [bool(text) for text in TEXTS]
+
+
+def test_a_program_that_asks_line_by_line(models):
+    """And one whose wrong line ends the process while a thread of it waits for the next."""
+    command = [sys.executable, ROOT / "main-inference.py", models / "pretraining", "-", "--cpu"]
+    with subprocess.Popen(command, cwd=ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                          stderr=subprocess.PIPE) as process:
+        for text in ("sun [MASK]", "the [MASK] and", "[MASK]"):
+            print(text, file=process.stdin, flush=True)
+            assert json.loads(process.stdout.readline())["text"] == text
+        print("sun", file=process.stdin, flush=True)
+        assert process.wait(timeout=60) == 2
+        error, = process.stderr.read().splitlines()
+        assert "input 4: no [MASK]" in error
 
 
 def test_pairs_numbers_and_sentence_order(models):
@@ -179,6 +203,19 @@ def test_choices(models):
     assert swapped["probabilities"] == pytest.approx(answer["probabilities"][::-1], abs=1e-6)
 
 
+def test_a_checkpoint_that_names_no_architecture(models, tmp_path):
+    """As the first published configurations: its weights tell."""
+    for name, task in (("pretraining", "fill-mask"), ("span", "qa"), ("classes", "embed")):
+        shutil.copytree(models / name, tmp_path / name)
+        config = json.loads((tmp_path / name / "config.json").read_text())
+        del config["architectures"]
+        (tmp_path / name / "config.json").write_text(json.dumps(config))
+        item = ("who", "Anna") if task == "qa" else "[MASK] sun"
+        assert pipeline(None, tmp_path / name).columns == pipeline(task, models / name).columns
+        assert str(pipeline(None, tmp_path / name)(item)) == str(pipeline(task, models / name)(item))
+    assert "in_order" in pipeline("sentence-order", tmp_path / "pretraining")(("sun", "rain"))
+
+
 def test_what_a_checkpoint_cannot_do(models):
     for task, name, words in (("qa", "classes", "it can do classify, pair, embed"), ("tag", "span", "qa, embed"),
                               ("dance", "classes", "fill-mask"), ("fill-mask", "tags", "tag, embed")):
@@ -190,6 +227,8 @@ def test_what_a_checkpoint_cannot_do(models):
         pipeline("tag", models / "tags", top_k=3)
     with pytest.raises(albert.ModelError, match="first and second, not 1 text"):
         pipeline("pair", models / "classes")("sun")
+    with pytest.raises(albert.ModelError, match="options is a str, not a list"):
+        pipeline("choose", models / "choice")(("sun", "who", "rain"))
 
 
 def ask(*args, text=None, **kwargs):
@@ -327,6 +366,26 @@ def test_columns_are_kept_and_faults_name_their_row(inference, models, tmp_path)
             "folder.csv")
 
 
+def test_a_csv_of_ragged_rows_and_of_values_of_other_kinds(inference, models, tmp_path):
+    (tmp_path / "ragged.jsonl").write_text('{"text": "sun", "label": "x"}\n{"text": "rain"}\n')
+    result = inference([str(models / "classes"), str(tmp_path / "ragged.jsonl"), "--format", "csv", "--cpu"])
+    rows = list(csv.DictReader(io.StringIO(result.out)))
+    assert [row["label"] for row in rows] == ["x", ""] and all(row["answer_label"] for row in rows)
+    when, amount = datetime.datetime(2024, 1, 2, 3, 4), decimal.Decimal("1.50")
+    pyarrow.parquet.write_table(pyarrow.table({"text": ["sun"], "when": [when], "amount": [amount]}), tmp_path / "a.parquet")
+    result = inference([str(models / "classes"), str(tmp_path / "a.parquet"), "--format", "csv", "--cpu"])
+    row, = csv.DictReader(io.StringIO(result.out))
+    assert (row["when"], row["amount"]) == ("2024-01-02 03:04:00", "1.50")
+
+
+def test_a_start_that_fails_leaves_no_file(inference, models, tmp_path):
+    (tmp_path / "a.csv").write_text("review\nsun\n")
+    for output in ("o.jsonl", "o.csv", "o.npy"):
+        refused(inference([str(models / "classes"), str(tmp_path / "a.csv"), "--task", "embed", "--output",
+                           str(tmp_path / output), "--cpu"]), "no column 'text'")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.csv"]
+
+
 def test_columns_of_any_name_and_value(inference, models, tmp_path):
     row = {"text": "sun", "label": "x", "answer_label": "y", "share": 1e-8, "more": {"label": 3}}
     (tmp_path / "a.jsonl").write_text(json.dumps(row) + "\n")
@@ -351,6 +410,25 @@ def test_a_run_on_pairs_answers_pairs(models, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"inputs": ["text", "pair"]}))
     shutil.copytree(models / "classes", tmp_path / "checkpoints" / "step-0000001")
     assert pipeline(None, tmp_path).inputs == ("first", "second")
+
+
+def test_a_checkpoint_named_from_where_it_lies(models, tmp_path, monkeypatch):
+    shutil.copytree(models / "classes", tmp_path / "run" / "checkpoints" / "step-0000001")
+    (tmp_path / "run" / "config.json").write_text(json.dumps({"inputs": ["text", "pair"]}))
+    (tmp_path / "best").symlink_to(tmp_path / "run" / "checkpoints" / "step-0000001")
+    (tmp_path / "run" / "checkpoints" / "step-0000001" / ".DS_Store").touch()
+    monkeypatch.chdir(tmp_path / "run" / "checkpoints" / "step-0000001")
+    for name in (".", "../step-0000001", tmp_path / "best", tmp_path / "run"):
+        assert pipeline(None, name).inputs == ("first", "second")
+
+
+def test_a_tokenizer_of_other_weights(models, tmp_path):
+    shutil.copytree(models / "classes", tmp_path / "model")
+    tokenizer = json.loads((tmp_path / "model" / "tokenizer.json").read_text())
+    tokenizer["model"]["vocab"].append(["new", -9.0])
+    (tmp_path / "model" / "tokenizer.json").write_text(json.dumps(tokenizer))
+    with pytest.raises(albert.ModelError, match="do not belong together"):
+        pipeline(None, tmp_path / "model")
 
 
 def test_standard_input_and_output(models):

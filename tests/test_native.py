@@ -130,7 +130,7 @@ def test_sentencepiece_gives_the_same_pieces(shared):
 
 
 def test_vocab_txt_with_its_settings(tmp_path):
-    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "The", "cafe", "Café", "##s", "!", "東"]
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "The", "cafe", "Café", "##s", "!", "\u2028", "東"]
     (tmp_path / "vocab.txt").write_text("\n".join(pieces) + "\n", encoding="utf-8")
     for settings in ({}, {"do_lower_case": False}, {"do_lower_case": False, "strip_accents": True},
                      {"tokenize_chinese_chars": False}):

@@ -11,6 +11,8 @@ import pyarrow.parquet
 import pytest
 import zstandard
 
+from conftest import refused
+
 from data import files, pydocs, sources
 from data.errors import DataError
 from data.sources import open_source
@@ -39,6 +41,19 @@ def fault(*names: str, **settings) -> str:
 
 
 # What is read
+
+
+def test_parquet_shards_without_rows_and_names_with_marks(tmp_path):
+    for name, texts in (("a.parquet", []), ("part[1].parquet", ["One."]), ("x::y.parquet", ["Two.", None])):
+        pyarrow.parquet.write_table(pyarrow.table({"text": pyarrow.array(texts, pyarrow.string())}), tmp_path / name)
+    assert read(str(tmp_path)) == [(True, "One."), (True, "Two.")]
+
+
+def test_a_pattern_in_a_folder_whose_name_is_one(tmp_path, monkeypatch, pretrain):
+    write(tmp_path / "[x]" / "a.txt", "A sentence.\n")
+    monkeypatch.chdir(tmp_path / "[x]")
+    refused(pretrain(["--model", "tiny", "--data", "*.txt", "--cpu", "--cache-dir", str(tmp_path / "cache")]),
+            "fewer than one batch")                                            # it was found and read
 
 
 @pytest.mark.parametrize("suffix", ["", ".gz", ".zst"])

@@ -13,6 +13,7 @@ import pytest
 import sentencepiece
 
 from data.errors import DataError
+from data.native.vocabulary import load_tokenizer as load_native
 from data.tokenizer import (ALBERT_SPECIALS, load_tokenizer, part_digits_from_commas, save_tokenizer,
                             special_ids, train_tokenizer, word_starts)
 
@@ -229,7 +230,7 @@ def test_every_way_to_load(trained, tmp_path):
 
 def test_vocab_txt_as_transformers(tmp_path):
     from transformers import BertTokenizer
-    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "The", "cafe", "Café", "##s", "!", "東"]
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "The", "cafe", "Café", "##s", "!", "\u2028", "東"]
     (tmp_path / "vocab.txt").write_text("\n".join(pieces) + "\n", encoding="utf-8")
     for lower in (True, False):
         (tmp_path / "tokenizer_config.json").write_text(json.dumps({"do_lower_case": lower}))
@@ -237,6 +238,20 @@ def test_vocab_txt_as_transformers(tmp_path):
         ours = load_tokenizer(tmp_path)
         for text in ["The Cafés!", "the  Café東東 xyz"]:
             assert ours.encode(text).ids == theirs(text)["input_ids"]
+
+
+def test_a_cased_sentencepiece_folder_as_transformers(tmp_path):
+    from transformers import AlbertTokenizer
+    text = ["Anna lives in the Café then", "Élan of Bob in Paris, naïve", "Rome is not Paris"] * 40
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(text), model_prefix=str(tmp_path / "spiece"), vocab_size=70, hard_vocab_limit=False,
+        pad_id=0, unk_id=1, bos_id=-1, eos_id=-1, control_symbols=["[CLS]", "[SEP]", "[MASK]"], minloglevel=2)
+    for settings in ({}, {"do_lower_case": False}, {"do_lower_case": False, "keep_accents": True}, {"keep_accents": True}):
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps({**settings, "tokenizer_class": "AlbertTokenizer"}))
+        ours, native, theirs = load_tokenizer(tmp_path), load_native(tmp_path), AlbertTokenizer.from_pretrained(tmp_path)
+        for line in text[:3]:
+            assert ours.encode(line).ids == theirs(line)["input_ids"]
+            assert ours.encode(line, add_special_tokens=False).ids == native.encode(line)
 
 
 def test_sentencepiece_folder(shared, tmp_path):

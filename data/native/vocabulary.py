@@ -27,7 +27,9 @@ def load_tokenizer(path) -> Tokenizer:
                         "or a folder with one")
     try:
         if path.suffix == ".model":
-            return albert_tokenizer(*read_sentencepiece_model(path.read_bytes()))
+            settings = _settings_beside(path)
+            return albert_tokenizer(*read_sentencepiece_model(path.read_bytes()), settings.get("do_lower_case", True),
+                                    settings.get("keep_accents", False))
         if path.suffix == ".vocab":
             return albert_tokenizer(*read_sentencepiece_vocab(path.read_text(encoding="utf-8")))
         if path.name == "vocab.txt":
@@ -99,14 +101,16 @@ def read_sentencepiece_vocab(text: str) -> tuple[list[tuple[str, float]], int, b
     return pieces, [piece for piece, _ in pieces].index("<unk>"), b""
 
 
-def albert_tokenizer(pieces: list[tuple[str, float]], unk_id: int, charsmap: bytes = b"") -> Tokenizer:
+def albert_tokenizer(pieces: list[tuple[str, float]], unk_id: int, charsmap: bytes = b"", lower: bool = True,
+                     keep_accents: bool = False) -> Tokenizer:
     """Unigram with the normalisation of ALBERT's tokenization.py: quotes, NFKD, accents, case, blanks.
 
     ``charsmap`` is applied after these; in its absence SentencePiece's rules ``nmt`` are, before them.
     """
     steps = [{"type": "Replace", "pattern": {"String": quotes}, "content": '"'} for quotes in ("``", "''")]
     steps += [] if charsmap else [{"type": "Nmt"}]
-    steps += [{"type": "NFKD"}, {"type": "StripAccents"}, {"type": "Lowercase"}]
+    steps += [] if keep_accents else [{"type": "NFKD"}, {"type": "StripAccents"}]
+    steps += [{"type": "Lowercase"}] if lower else []
     if charsmap:
         steps.append({"type": "Precompiled", "precompiled_charsmap": base64.b64encode(charsmap).decode()})
     steps += [{"type": "Replace", "pattern": {"Regex": r"\s+"}, "content": " "},
@@ -150,8 +154,14 @@ def _written(specials, ids: dict[str, int], normalizer: dict, pre_tokenizer: dic
             "decoder": decoder, "model": model}
 
 
+def _settings_beside(path: Path) -> dict:
+    """The tokenizer_config.json in the folder of a vocabulary; empty where there is none."""
+    file = path.with_name("tokenizer_config.json")
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+
+
 def _read_bert_vocabulary(path: Path) -> Tokenizer:
-    beside = path.with_name("tokenizer_config.json")
-    settings = json.loads(beside.read_text(encoding="utf-8")) if beside.is_file() else {}
-    return bert_tokenizer(path.read_text(encoding="utf-8").splitlines(), settings.get("do_lower_case", True),
-                          settings.get("strip_accents"), settings.get("tokenize_chinese_chars", True))
+    settings = _settings_beside(path)
+    # a piece of Chinese vocabularies is the line separator U+2028, at which splitlines would cut
+    return bert_tokenizer(path.read_text(encoding="utf-8").removesuffix("\n").split("\n"),
+                          settings.get("do_lower_case", True), settings.get("strip_accents"), settings.get("tokenize_chinese_chars", True))
