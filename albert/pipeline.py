@@ -75,10 +75,10 @@ class Pipeline:
         waiting, size, end = queue.Queue(AHEAD), 1, None
         threading.Thread(target=_read_ahead, args=(inputs, waiting), daemon=True).start()
         while end is None:
-            chunk, characters, patience = [], 0, None                # the first input is waited for
+            chunk, characters, deadline = [], 0, None                # the first input is waited for, the others until then
             while end is None and len(chunk) < size and characters <= CHUNK_CHARACTERS:
                 try:
-                    item, end = waiting.get(timeout=patience)
+                    item, end = waiting.get(timeout=deadline and max(deadline - time.monotonic(), 0))
                     if end is None:
                         chunk.append(self._checked(item))
                         characters += sum(map(len, chunk[-1]))
@@ -86,8 +86,7 @@ class Pipeline:
                     break
                 except ModelError as fault:
                     end = fault
-                began = time.monotonic() if patience is None else began
-                patience = max(began + PATIENCE - time.monotonic(), 0)
+                deadline = deadline or time.monotonic() + PATIENCE
             asked = [index for index, item in enumerate(chunk) if all(map(_filled, item))]
             answers = [{} for _ in chunk]
             for index, answer in zip(asked, self._answers([chunk[index] for index in asked])):
