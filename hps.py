@@ -5,6 +5,7 @@ the model (``_albert_shared``), then the model (``_albert_base``), then task-and
 """
 import ast
 import difflib
+import math
 from types import SimpleNamespace
 
 _common = dict(
@@ -251,8 +252,9 @@ _AT_LEAST = {
     1: ("log_every", "save_every", "eval_every", "eval_sequences", "keep_checkpoints", "batch_size", "micro_batch_size",
         "max_steps", "max_epochs", "max_ngram", "vocab_size", "bucket_batches", "doc_stride"),
     0: ("seed", "num_workers", "warmup_steps", "learning_rate", "muon_learning_rate", "weight_decay", "patience",
-        "short_seq_prob", "warmup_share", "label_smoothing"),
+        "short_seq_prob", "warmup_share", "label_smoothing", "adam_beta1", "adam_beta2"),
     2: ("type_vocab_size",),
+    5: ("seq_len",),
 }
 _BELOW_ONE = ("mask_prob", "heldout_fraction", "adam_beta1", "adam_beta2", "warmup_share", "label_smoothing")
 _POSITIVE = ("mask_prob", "heldout_fraction", "clip_norm", "adam_eps")
@@ -267,7 +269,8 @@ def check(hps):
               for least, keys in _AT_LEAST.items() for key in keys]
     bounds += [(key, "below 1", lambda value: value < 1) for key in _BELOW_ONE]
     bounds += [(key, "above 0", lambda value: value > 0) for key in _POSITIVE]
-    bounds += [("short_seq_prob", "at most 1", lambda value: value <= 1)]
+    bounds += [("short_seq_prob", "at most 1", lambda value: value <= 1),
+               ("max_ngram", "at most 100", lambda value: value <= 100)]
     for key, words, holds in bounds:
         value = getattr(hps, key, None)
         if value is not None and not holds(value):
@@ -287,9 +290,9 @@ def _parse(key, text, present):
     kind = int if present is None or isinstance(present, int) else float
     try:
         value = ast.literal_eval(text.strip())
-        if isinstance(value, bool) or kind(value) != value:
+        if isinstance(value, bool) or kind(value) != value or not abs(value) < (1 << 63 if kind is int else math.inf):
             raise ValueError
         return kind(value)
-    except (ValueError, SyntaxError, TypeError):
+    except (ValueError, SyntaxError, TypeError, OverflowError):
         word = "a whole number" if kind is int else "a number"
         raise SettingError(f"--set {key}={text}: write {word}, like {key}={present or 0}") from None

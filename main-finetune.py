@@ -17,7 +17,7 @@ from hps import HPS, SettingError, check, override
 from trainer import checkpoints
 from trainer.classification import Classification, MultiLabel, Regression
 from trainer.command import (DEFAULT_CACHE, add_process_flags, digest_of, how_to_call, how_to_resume, leave_with,
-                             refuse_changes, restore_process, resume_auto)
+                             refuse_changes, restore_process, resume_auto, resumed_at)
 from trainer.errors import RunError
 from trainer.initial import adapted_model, check_vocabulary, freeze
 from trainer.finetuning import plan_steps
@@ -161,7 +161,8 @@ def finetune(args, flags, hps, keys, data, world):
               *(f"{flags.init_from}: {line}" for line in changes),
               f"{flags.task}: {len(data.train):,} training examples, {len(data.dev):,} held out; {hps.max_steps:,} "
               f"updates of {hps.batch_size}, {hps.attention} attention, on {world.device} in {trainer.precision}; "
-              f"{'nothing is saved' if run.path is None else f'run folder {run.path}'}", sep="\n", flush=True)
+              f"{'nothing is saved' if run.path is None else f'run folder {run.path}'}{resumed_at(trainer)}", sep="\n",
+              flush=True)
     trainer.fit(run)
     run.close()
     return trainer, run, None if trainer.stopped else finish(
@@ -178,13 +179,16 @@ def main():
     if args.no_save:
         data.test = {}
     results = []
-    for words, chosen, chosen_keys in list(variants(args, hps, keys)):         # all are checked before the first
+    planned = list(variants(args, hps, keys))                                  # all are checked before the first
+    for number, (words, chosen, chosen_keys) in enumerate(planned, start=1):
+        if len(planned) > 1 and world.is_main:
+            print(f"\n{words}, seed {chosen.seed} ({number} of {len(planned)})")
         trainer, run, scores = finetune(args, flags, chosen, chosen_keys, data, world)
         if trainer.stopped:
             if world.is_main and run.path is not None:
                 print(how_to_resume(trainer, run))
             return 128 + trainer.stopped
-        results.append((words, scores))
+        results.append((words, scores, run.path))
         if world.is_main:
             print(f"\nbest of step {trainer.best['step']}: {trainer.task.summary(scores)}")
             if run.path is not None:
@@ -192,7 +196,10 @@ def main():
                 print(f"run folder:   {run.path}\npredictions:  {files} in it\n"
                       f"ask it:       {how_to_call('main-inference.py')} {shlex.quote(str(run.path))} ...")
     if len(results) > 1 and world.is_main:
-        print(f"\n{table(results, data.metrics)}")
+        print(f"\n{table([result[:2] for result in results], data.metrics)}")
+        *_, best = max(results, key=lambda result: trainer.task.goodness(result[1]))
+        if best is not None:
+            print(f"best run: {best}")
     return 0
 
 

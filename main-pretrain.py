@@ -13,13 +13,13 @@ from albert import AlbertConfig, AlbertForPretraining
 from albert.pretrained import checkpoint_folder, read_config as read_model_config
 from data import fast, native
 from data.sources import NAMED_SOURCES, open_source
-from data.tokenizer import special_ids
+from data.tokenizer import load_tokenizer, special_ids
 from hps import HPS, SettingError, check, override
 from trainer import checkpoints
 from trainer.command import (DEFAULT_CACHE, add_process_flags, digest_of, how_to_call, how_to_resume, leave_with,
-                             refuse_changes, restore_process, resume_auto)
+                             refuse_changes, restore_process, resume_auto, resumed_at)
 from trainer.errors import RunError
-from trainer.initial import adapted_model, new_model
+from trainer.initial import adapted_model, check_vocabulary, new_model
 from trainer.loop import Trainer
 from trainer.pretraining import Pretraining
 from trainer.profiling import estimate
@@ -88,6 +88,8 @@ def absolute(name):
 def resumed_settings(args, given):
     folder = args.resume
     config = TRAINING_FLAGS | read_config(folder)
+    if config["task"] != "pretrain":
+        raise RunError(f"--resume {folder}: not a run of {Path(__file__).name}")
     restore_process(args, folder, config)
     flags = settings_of(folder, config, TRAINING_FLAGS)
     hps = settings_of(folder, config, vars(HPS["pretrain", flags.model]))
@@ -110,7 +112,10 @@ def main():
 
     start = checkpoint_folder(flags.init_from) if flags.init_from and not args.resume else None
     if start:
-        read_model_config(start)                                        # its faults are told before any text is read
+        config = read_model_config(start)                               # its faults are told before any text is read
+        check_vocabulary(start, config, load_tokenizer(start))
+        if config.type_vocab_size < 2:
+            raise RunError(f"{start}: type_vocab_size={config.type_vocab_size}: pretraining needs 2, for two segments")
     source = open_source(flags.data, text_field=flags.text_field, documents=flags.documents, small=flags.small)
     store, tokenizer = pipeline.prepare(source, args.cache_dir or DEFAULT_CACHE, tokenizer=flags.tokenizer or start,
                                         kind=hps.tokenizer_kind, vocab_size=hps.vocab_size, seed=hps.seed,
@@ -140,11 +145,14 @@ def main():
         if (median := task.median_document()) < hps.seq_len:
             print(f"half of the documents have fewer than {median + 1:,.0f} tokens: many sequences stay shorter than "
                   f"seq_len={hps.seq_len}")
+        if (share := task.heldout_share()) > max(2 * hps.heldout_fraction, 0.2):
+            print(f"{share:.0%} of the tokens are held out, for heldout_fraction={hps.heldout_fraction:g} of the documents: they "
+                  "are few and of unequal length; cut long ones, or try another --documents")
         print(*(f"{flags.init_from}: {line}" for line in changes), sep="\n", end="\n" if changes else "")
         parameters = sum(p.numel() for p in model.parameters())
         print(f"{flags.model}: {parameters:,} parameters, {hps.attention} attention, on {world.device} in "
               f"{trainer.precision}; {len(task.train.plan(0).label):,} sequences an epoch; "
-              f"{'nothing is saved' if run.path is None else f'run folder {run.path}'}", flush=True)
+              f"{'nothing is saved' if run.path is None else f'run folder {run.path}'}{resumed_at(trainer)}", flush=True)
     scores = trainer.fit(run)
     run.close()
     if world.is_main:

@@ -7,6 +7,7 @@ CHOICES = {
     "model_type": ("albert", "bert"),
     "hidden_act": ("gelu", "gelu_new", "relu", "tanh", "silu"),
     "norm_position": ("post", "pre"),
+    "attention": ("softmax", "nystrom", "linformer", "performer", "linear", "local", "mra"),
     "share": ("all", "attention", "ffn", "none"),
     "pinv_init": ("exact", "original"),
     "sentence_objective": ("sop", "nsp", "none"),

@@ -337,7 +337,10 @@ def write_whole(file: Path, write):
     """Let `write` write a temporary file beside `file`, then rename it: `file` is old or new, never half."""
     temporary = file.with_name(file.name + ".tmp")
     try:
+        temporary.touch()
+        mode = temporary.stat().st_mode                  # as the umask has it; safetensors' own files are the owner's alone
         write(temporary)
+        os.chmod(temporary, mode)
         os.replace(temporary, file)
     finally:
         temporary.unlink(missing_ok=True)

@@ -28,14 +28,19 @@ def read_log(run):
 
 
 def row_of(run, records):
-    """{column: value} of a run: steps, tokens, speed, and the scores of its best evaluation by loss."""
+    """{column: value} of a run: steps, tokens, speed, and the scores of its best evaluation: the one that its metrics.json
+    names, else by loss."""
     training = [record for record in records if record["kind"] == "train"]
     scored = [record for record in records if record["kind"] == "eval"]
     row = {"step": records[-1]["step"], "tokens": records[-1]["tokens"]} if records else {}
     if training:
         row["tokens/s"] = round(float(np.median([record["tokens_per_second"] for record in training])))
     if scored:
-        best = min(scored, key=lambda record: record["loss"])
+        file = run / "metrics.json"
+        chosen = json.loads(file.read_text(encoding="utf-8"))["best_step"] if file.exists() else None
+        best = next((record for record in scored if record["step"] == chosen),
+                    min(scored, key=lambda record: record["loss"]))
+        row["best step"] = best["step"]
         row |= {name: value for name, value in best.items() if name not in _COUNTS}
     return row
 
@@ -53,17 +58,27 @@ def draw(path, names, logs):
     import matplotlib
     matplotlib.use("Agg")
     from matplotlib import pyplot
+    from matplotlib.ticker import EngFormatter, MaxNLocator
     scores = list(dict.fromkeys(name for log in logs for record in log for name in record if name not in _COUNTS))
-    figure, axes = pyplot.subplots(1, len(scores), figsize=(4.5 * len(scores), 3.8), layout="constrained", squeeze=False)
-    for axis, score in zip(axes[0], scores):
+    columns = min(len(scores), 4)
+    lines = -(-len(scores) // columns)
+    figure, axes = pyplot.subplots(lines, columns, figsize=(4.5 * columns, 3.8 * lines + 0.25 * len(names)),
+                                   layout="constrained", squeeze=False)
+    colors = pyplot.get_cmap("tab10" if len(names) <= 10 else "turbo", len(names) if len(names) > 10 else None)
+    for axis in axes.flat[len(scores):]:
+        axis.axis("off")
+    drawn = {}
+    for axis, score in zip(axes.flat, scores):
         for number, (name, log) in enumerate(zip(names, logs)):
-            for kind, style in (("train", dict(alpha=0.35)), ("eval", dict(marker="o", markersize=3, label=name))):
+            for kind, style in (("train", dict(alpha=0.35)), ("eval", dict(marker="o", markersize=3))):
                 points = [(record["tokens"], record[score]) for record in log if record["kind"] == kind and score in record]
                 if points:
-                    axis.plot(*zip(*points), color=f"C{number}", **style)
+                    drawn[name], = axis.plot(*zip(*points), color=colors(number), **style)
         axis.set(title=score.replace("_", " "), xlabel="tokens")
+        axis.xaxis.set_major_locator(MaxNLocator(4))
+        axis.xaxis.set_major_formatter(EngFormatter(sep=""))
         axis.grid(alpha=0.3)
-    axes[0][0].legend(fontsize="small")
+    figure.legend(drawn.values(), drawn.keys(), loc="outside lower center", fontsize="small")
     figure.savefig(path, dpi=110)
 
 
@@ -77,9 +92,11 @@ def main():
         config.get(key) != configs[0][key] for config in configs)]
     logs = [read_log(run) for run in args.runs]
     names = [run.resolve().name for run in args.runs]
-    print(table(names, [{**{key: config.get(key) for key in different}, **row_of(run, log)}
-                        for run, config, log in zip(args.runs, configs, logs)]))
+    set_to = [{key: f"{value:g}" if isinstance(value := config.get(key), float) else value for key in different}
+              for config in configs]
+    print(table(names, [{**values, **row_of(run, log)} for values, run, log in zip(set_to, args.runs, logs)]))
     draw(args.output, names, logs)
+    print(f"curves: {args.output}")
     return 0
 
 

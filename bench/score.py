@@ -24,6 +24,8 @@ from data.examples import NO_LABEL
 from data.sources import open_source
 from data.store import prepare
 from trainer import distributed, machine
+from trainer.command import leave_with
+from trainer.errors import RunError
 from trainer.pretraining import Pretraining
 from trainer.run import read_config
 
@@ -36,7 +38,10 @@ def main():
     parser.add_argument("--cache-dir", default="~/.cache/albert")
     parser.add_argument("--json", action="store_true", help="one line of JSON instead of the table")
     args = parser.parse_args()
-    config = SimpleNamespace(**read_config(args.run) | dict(
+    config = read_config(args.run)
+    if config["task"] != "pretrain":
+        raise RunError(f"{args.run}: a run of {config['task']}; name one of main-pretrain.py")
+    config = SimpleNamespace(**config | dict(
         mask_prob=0.15, short_seq_prob=0.1, eval_sequences=10**9, micro_batch_size=64, batch_size=1))
     source = open_source(config.data, text_field=config.text_field, documents=config.documents, small=config.small)
     store, tokenizer = prepare(source, args.cache_dir, tokenizer=str(args.run), kind=config.tokenizer_kind,
@@ -151,4 +156,4 @@ def table(results):
 
 
 if __name__ == "__main__":
-    main()
+    leave_with(main)

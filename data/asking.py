@@ -17,7 +17,8 @@ def argument_rows(texts, names):
     if names[-1] == "options":
         if len(texts) < 4:
             raise DataError("choose takes an article, a question and at least two options")
-        yield {}, (*texts[:2], list(texts[2:]))
+        item = (*texts[:2], list(texts[2:]))
+        yield dict(zip(names, item)), item
         return
     if len(texts) % len(names):
         raise DataError(f"this task takes {' and '.join(names)}: {len(texts)} texts can't be shared out")
@@ -140,7 +141,7 @@ def write_json(file, answers, columns=(), header=None):
 def write_csv(file, answers, columns, header=None):
     """Rows under the columns of the first input and those of the answers (lists and dictionaries are JSON), or under
     the ``header`` that the file has already."""
-    writer = csv.writer(file)
+    writer = csv.writer(file, lineterminator="\n")
     for number, (kept, answer) in enumerate(answers):
         if header is None:
             header = list(_merged(kept, dict.fromkeys(columns)))

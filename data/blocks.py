@@ -190,7 +190,8 @@ class Worker:
 
     def __init__(self, tokenizer: Tokenizer):
         root = str(Path(__file__).resolve().parents[1])
-        environment = os.environ | {"PYTHONPATH": root, "TOKENIZERS_PARALLELISM": "false"}
+        paths = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
+        environment = os.environ | {"PYTHONPATH": paths, "TOKENIZERS_PARALLELISM": "false"}
         self.dtype = token_dtype(tokenizer)
         self.process = subprocess.Popen(
             [sys.executable, "-c", "from data.blocks import serve; serve()"],
@@ -210,7 +211,7 @@ class Worker:
                                   for count, dtype in zip(counts, types)))
         except (EOFError, BrokenPipeError):
             raise DataError(f"a tokenising process ended early (exit status {self.process.wait()}); where "
-                            "memory ran out, --set num_workers with a smaller number works") from None
+                            "memory ran out, fewer at a time may fit: set OMP_NUM_THREADS=1 before the command") from None
 
 
 def _read(file, size: int) -> bytes:

@@ -152,10 +152,10 @@ class PretrainingExamples:
         """The samples numbered ``samples`` (B,) of ``epoch`` as a dictionary of arrays.
 
         input_ids, token_type_ids (B, T) int64; attention_mask (B, T) bool, true = token; masked_positions (M,)
-        int64, into the flattened (B * T); mlm_labels (M,) int64; sentence_labels (B,) int64. T is a multiple of 8.
+        int64, into the flattened (B * T); mlm_labels (M,) int64; sentence_labels (B,) int64. T is a multiple of 8, or seq_len.
         """
         plan = Plan(*(column[samples] for column in self.plan(epoch)))
-        width = -(-plan.length.max() // 8) * 8
+        width = min(-(-plan.length.max() // 8) * 8, self.seq_len)
         position = np.arange(width)[None, :]
         a_start, a_length, b_start, b_length = (x[:, None] for x in plan[:4])
         length = plan.length[:, None]

@@ -17,7 +17,7 @@ from data.examples import NO_LABEL
 from data.tokenizer import special_ids
 
 QUESTION_TOKENS = 64                 # a longer question is cut, as in the release's run_squad.py
-FORMAT = 1                           # of the cached files; a change of what they hold needs a new number
+FORMAT = 2                           # of the cached files; a change of what they hold needs a new number
 _CHUNK = 1000
 _PADDING = {"token_type_ids": 0, "tags": NO_LABEL, "words": -1}
 
@@ -91,11 +91,11 @@ def _encode(kind, examples, tokenizer, seq_len, num_labels, doc_stride):
     if kind == "choice":
         pairs = [(article, f"{question} {option}") for article, question, options in zip(*columns.values())
                  for option in options]
-        made = _texts(pairs, tokenizer, seq_len)
+        made, notes = _texts(pairs, tokenizer, seq_len)
         made.choices = len(columns["options"][0])
     else:
         texts = list(zip(columns["text"], columns["pair"])) if "pair" in columns else columns["text"]
-        made = _texts(texts, tokenizer, seq_len)
+        made, notes = _texts(texts, tokenizer, seq_len)
     if kind == "multilabel":
         labels = np.zeros((len(examples), num_labels), np.float32)
         for row, classes in enumerate(examples.labels):
@@ -103,12 +103,16 @@ def _encode(kind, examples, tokenizer, seq_len, num_labels, doc_stride):
         made.targets["labels"] = labels
     elif examples.labels is not None:
         made.targets["labels"] = np.array(examples.labels, np.float32 if kind == "regression" else np.int64)
-    return made, []
+    return made, notes
 
 
 def _texts(texts, tokenizer, seq_len):
-    rows = [(encoding.ids, encoding.type_ids) for encoding in _encodings(cutting(tokenizer, seq_len), texts)]
-    return _packed(input_ids=[ids for ids, _ in rows], token_type_ids=[types for _, types in rows])
+    cutter = cutting(tokenizer, seq_len)
+    rows = [(encoding.ids, encoding.type_ids) for encoding in _encodings(cutter, texts)]
+    full = [text for text, (ids, _) in zip(texts, rows) if len(ids) == seq_len]
+    cut = sum(bool(encoding.overflowing) for encoding in _encodings(cutter, full, places=True))
+    notes = [f"{cut:,} of {len(rows):,} texts are cut to seq_len={seq_len} tokens"] if cut else []
+    return _packed(input_ids=[ids for ids, _ in rows], token_type_ids=[types for _, types in rows]), notes
 
 
 def _tagging(examples, tokenizer, seq_len):
@@ -190,7 +194,7 @@ def cutting(tokenizer, seq_len):
 
 
 def _encodings(tokenizer, texts, places=False, **kwargs):
-    """Encodings one by one; only with ``places`` do they know their offsets and words."""
+    """Encodings one by one; only with ``places`` do they know their offsets, their words and what was cut off."""
     encode = tokenizer.encode_batch if places else tokenizer.encode_batch_fast
     for start in range(0, len(texts), _CHUNK):
         yield from encode(texts[start:start + _CHUNK], **kwargs)

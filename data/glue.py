@@ -60,6 +60,8 @@ def read_glue(name, folder=None):
     else:
         folder = Path(folder)
         folder = folder / layout.folder if (folder / layout.folder).is_dir() else folder
+        if not (folder / "train.tsv").is_file():
+            raise DataError(f"{folder}: no such file: train.tsv, nor {layout.folder}/train.tsv")
         parts = {part: _from_file(folder / f"{part}.tsv", layout, notes) for part in ("train", *layout.parts)}
         test = {file: _test_file(folder / f"{part}.tsv", layout) for file, part in layout.submissions.items()
                 if (folder / f"{part}.tsv").is_file()}

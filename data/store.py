@@ -214,7 +214,9 @@ def _temporary_folder(cache_dir: Path):
     folder = cache_dir / f"building-{uuid.uuid4().hex}"
     with _disk_errors(cache_dir), _locked(cache_dir / "lock"):
         for other in cache_dir.glob("building-*"):
-            with contextlib.suppress(BlockingIOError), _locked(other / "lock", fcntl.LOCK_NB):
+            # in use; gone by itself meanwhile; another user's
+            with contextlib.suppress(BlockingIOError, FileNotFoundError, PermissionError), \
+                    _locked(other / "lock", fcntl.LOCK_NB):
                 shutil.rmtree(other, ignore_errors=True)
         folder.mkdir()
         lock = contextlib.ExitStack()

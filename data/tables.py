@@ -48,6 +48,8 @@ def rows_of(path) -> Iterator[tuple[str, dict]]:
 def existing(path) -> Path:
     """``path`` where it is a file; DataError, with the nearest name, where it is not."""
     path = Path(path).expanduser()
+    if path.is_dir():
+        raise DataError(f"{path}: a folder; name a file in it ({' '.join(SUFFIXES)})")
     if not path.is_file():
         raise DataError(f"{path}: no such file{nearest(path)}")
     return path

@@ -36,6 +36,8 @@ def test_override_parses_by_the_present_type(text, value):
 @pytest.mark.parametrize("text, message", [
     ("learning_rat=1", "nearest is learning_rate"), ("batch_size=1.5", "whole number"), ("batch_size", "key=value"),
     ("whole_words=yes", "true or false"), ("learning_rate=fast", "a number"), ("learning_rate=nan", "a number"),
+    ("learning_rate=1e999", "a number"), ("max_steps=1e999", "whole number"), (f"seed={10 ** 23}", "whole number"),
+    (f"mask_prob={10 ** 400}", "a number"),
 ])
 def test_override_refuses_in_one_line(text, message):
     with pytest.raises(SettingError, match=message):

@@ -19,8 +19,7 @@ def reference_lamb(weight, grads, lr, beta1, beta2, eps, decay):
         v = beta2 * v + (1 - beta2) * g * g
         r = m / (1 - beta1 ** t) / ((v / (1 - beta2 ** t)).sqrt() + eps)
         u = r + decay * x
-        ratio = x.norm() / u.norm() if decay else 1.0
-        x = x - lr * ratio * u
+        x = x - lr * x.norm() / u.norm() * u
     return x
 
 
@@ -38,6 +37,16 @@ def test_lamb_follows_algorithm_2(decay):
     for number, (p, w) in enumerate(zip(params, weights)):
         expected = reference_lamb(w, [step[number] for step in grads], 0.02, 0.9, 0.999, 1e-6, decay)
         torch.testing.assert_close(p.double(), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.01])
+def test_lamb_adapts_matrices_alone_whatever_the_decay(decay):
+    model = AlbertForPretraining(AlbertConfig(vocab_size=20, embedding_size=8, hidden_size=8, num_attention_heads=2,
+                                              intermediate_size=16, num_hidden_layers=1))
+    hps = SimpleNamespace(**vars(HPS["pretrain", "base"]) | dict(weight_decay=decay))
+    optimizer, = build_optimizers(model, hps)
+    assert [(group["adapt"], {p.ndim > 1 for p in group["params"]}) for group in optimizer.param_groups] == [
+        (True, {True}), (False, {False})]
 
 
 def test_lamb_moves_a_weight_that_is_zero():

@@ -2,6 +2,7 @@
 import errno
 import json
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -296,6 +297,45 @@ def test_a_damaged_checkpoint_is_passed_over(finished, cache, tmp_path, pretrain
     result = pretrain(["--resume", str(run), "--cache-dir", str(cache), "--cpu", "--tqdm-off"])
     assert result.code == 0 and "damaged" in result.out and "step-0000012" in result.out
     assert losses(run) == losses(finished[0])
+
+
+def test_checkpoints_are_in_the_order_of_their_numbers(tmp_path):
+    for step in (9_999_000, 9_999_999, 10_000_000, 10_001_000):
+        (tmp_path / f"step-{step:07d}").mkdir()
+    checkpoints.prune(tmp_path, 2, None, 10_001_000)
+    assert [path.name for path in checkpoints.listed(tmp_path)] == ["step-10000000", "step-10001000"]
+
+
+@pytest.mark.parametrize("preprocess", ["fast", "native"])
+def test_a_length_that_is_no_multiple_of_eight(corpus, cache, tmp_path, pretrain, preprocess):
+    result = pretrain(arguments(corpus, cache, tmp_path, ["seq_len=130", "max_steps=3"],
+                                ["--no-save", "--preprocess", preprocess]))
+    assert result.code == 0, result.err
+
+
+def test_a_run_that_goes_on_says_so(corpus, cache, tmp_path, pretrain):
+    assert pretrain(arguments(corpus, cache, tmp_path, ["max_steps=4"])).code == 0
+    run = only_run(tmp_path)
+    (run / "metrics.json").unlink()
+    result = pretrain(["--resume", str(run), "--cache-dir", str(cache), "--cpu", "--tqdm-off"])
+    assert "goes on from step 4 of 4" in result.out, result.err
+
+
+def test_most_of_the_text_held_out(cache, tmp_path, pretrain):
+    draw = random.Random(0)
+    for name, number in (("a", 60), ("b", 60), ("c", 900)):
+        text = " ".join("".join(draw.choices("abcdefgh", k=3)) + "." * (draw.random() < 0.2) for _ in range(40 * number))
+        (tmp_path / f"{name}.txt").write_text(text + "\n")
+    shares = []
+    for order in ("abc", "cab", "bca"):
+        folder = tmp_path / order
+        folder.mkdir()
+        for place, name in enumerate(order):
+            shutil.copy(tmp_path / f"{name}.txt", folder / f"{place}.txt")
+        result = pretrain(arguments(folder, cache, tmp_path / "runs", ["max_steps=3"], ["--no-save"]))
+        assert result.code == 0, result.err
+        shares.append("of the tokens are held out" in result.out)
+    assert sorted(shares) == [False, False, True]
 
 
 def test_checkpoints_after_the_one_that_is_resumed_from_give_way(tmp_path):

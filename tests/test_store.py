@@ -306,7 +306,7 @@ def test_killed_worker_is_one_clear_line(tokenizer_folder, monkeypatch):
         pytest.skip("needs /proc")
     for child in children.read_text().split():
         os.kill(int(child), signal.SIGKILL)
-    with pytest.raises(DataError, match=r"exit status -9.*num_workers"):
+    with pytest.raises(DataError, match=r"exit status -9.*OMP_NUM_THREADS"):
         list(encoded)
 
 

@@ -9,6 +9,7 @@ every other file. Nothing is pickled.
 import json
 import os
 import shutil
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -17,6 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from albert.checksums import check_sums, sync, write_sums
 from albert.errors import ModelError
+from albert.pretrained import write_whole
 from data.errors import DataError
 from data.tokenizer import save_tokenizer
 from trainer.errors import RunError
@@ -46,7 +48,7 @@ def save(folder, step, model, tokenizer, optimizers, state):
         temporary.mkdir(parents=True)
         model.save_pretrained(temporary)
         save_tokenizer(tokenizer, temporary)
-        save_file(_tensors(optimizers), temporary / "training_state.safetensors")
+        write_whole(temporary / "training_state.safetensors", partial(save_file, _tensors(optimizers)))
         write_json(temporary / _STATE, {**state, "step": step})
         write_sums(temporary)
         _remove(path)
@@ -75,7 +77,8 @@ def newest(folder):
 
 def listed(folder):
     """The checkpoints under ``folder``, oldest first."""
-    return sorted(path for path in Path(folder).glob("step-*") if path.name[5:].isdecimal() and path.is_dir())
+    return sorted((path for path in Path(folder).glob("step-*") if path.name[5:].isdecimal() and path.is_dir()),
+                  key=lambda path: int(path.name[5:]))
 
 
 def verified_state(path):
@@ -89,7 +92,8 @@ def verified_state(path):
             raise ValueError
         if path.name != f"step-{state['step']:07d}":
             raise ValueError
-        for value in (*state["window"].values(), state["best"]["score"], *state["scaler"].values()):
+        for value in (*state["window"].values(), state["best"]["score"], state["best"].get("loss", 0.0),
+                      *state["scaler"].values()):
             if not isinstance(value, (int, float)):
                 raise ValueError
             float(value)

@@ -101,6 +101,11 @@ def how_to_resume(trainer, run):
     return f"stopped at step {trainer.step}; go on with\n  {how_to_call()} --resume {shlex.quote(str(run.path))}"
 
 
+def resumed_at(trainer):
+    """The words that a run goes on; none of a new one."""
+    return f"; it goes on from step {trainer.step:,} of {trainer.hps.max_steps:,}" if trainer.step else ""
+
+
 def leave_with(main, *faults):
     """Run ``main`` and exit with its code; with code 2 and one line where the user can mend it."""
     try:

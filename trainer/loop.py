@@ -50,7 +50,7 @@ class Trainer:
         if world.device.type == "cuda" and hasattr(model, "mlm_head"):
             model.mlm_head.piece = 2 ** 26              # where a kernel's start costs more than memory (not measured)
         self.step, self.tokens, self.position = 0, 0, task.position()
-        self.best = {"step": None, "score": -math.inf}
+        self.best = {"step": None, "score": -math.inf, "loss": math.inf}
         self.window = {}               # sums since the last log line, over all processes
         self._recent = []              # (step, counts, sums, gradient norm) of updates that are not in the window yet
         self._eval_batches = None
@@ -71,7 +71,8 @@ class Trainer:
         self.scaler.load_state_dict(state["scaler"])
         self.step = self._saved = state["step"]
         self.tokens, self.position, self.window = state["tokens"], state["position"], state["window"]
-        self.best = {"step": state["best"]["step"], "score": float(state["best"]["score"])}
+        self.best = {"step": state["best"]["step"], "score": float(state["best"]["score"]),
+                     "loss": float(state["best"].get("loss", math.inf))}
 
     def fit(self, run):
         """Train up to ``max_steps``, log and save in ``run``; returns the held-out scores, None where a signal
@@ -106,7 +107,9 @@ class Trainer:
                     self.save()
                 if self.stopped:
                     return None
-            self.save()                                 # where the patience was at its end
+            self.save()
+            if self._gave_up and self.world.is_main:
+                bar.write(f"ended at step {self.step}: no better score in {hps.patience} evaluations")
         return scores or self.evaluate()
 
     @property
@@ -201,9 +204,9 @@ class Trainer:
             print(f"step {self.step}/{self.hps.max_steps}  {words}  left {left:.1f} min", flush=True)
 
     def _log_evaluation(self, bar, scores):
-        score = self.task.goodness(scores)
-        if score > self.best["score"]:
-            self.best = {"step": self.step, "score": score}
+        score, loss = self.task.goodness(scores), scores["loss"]
+        if (score, -loss) > (self.best["score"], -self.best["loss"]):                  # of equal scores the surest
+            self.best = {"step": self.step, "score": score, "loss": loss}
         if not self.world.is_main:
             return
         record = {"kind": "eval", "step": self.step, "tokens": self.tokens, **scores}

@@ -8,11 +8,11 @@ class LAMB(torch.optim.Optimizer):
     """Layer-wise Adaptive Moments for Batch training (You et al. 2020, algorithm 2; arXiv:1904.00962).
 
     Bias-corrected Adam with decoupled weight decay, whose update of each tensor is scaled by the trust ratio
-    ‖w‖ / ‖update‖. Where the decay is 0 (biases, LayerNorms) the ratio is 1, as in the release.
+    ‖w‖ / ‖update‖; in groups with ``adapt=False`` (biases and LayerNorms in the release) the ratio is 1.
     """
 
-    def __init__(self, params, lr, betas=(0.9, 0.999), eps=1e-6, weight_decay=0.01):
-        super().__init__(params, dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay))
+    def __init__(self, params, lr, betas=(0.9, 0.999), eps=1e-6, weight_decay=0.01, adapt=True):
+        super().__init__(params, dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, adapt=adapt))
 
     @torch.no_grad()
     def step(self, closure=None):
@@ -40,7 +40,7 @@ class LAMB(torch.optim.Optimizer):
             torch._foreach_add_(denominator, group["eps"])
             updates = torch._foreach_div(averages, denominator)
             torch._foreach_mul_(updates, 1 / (1 - beta1 ** step))
-            if decay:
+            if group["adapt"]:
                 torch._foreach_add_(updates, params, alpha=decay)
                 weight_norms = torch.stack(torch._foreach_norm(params))
                 update_norms = torch.stack(torch._foreach_norm(updates))
@@ -66,7 +66,7 @@ def build_optimizers(model, hps):
               dict(params=[p for p in rest if p.ndim <= 1], weight_decay=0.0)]
     adam = dict(lr=hps.learning_rate, betas=(hps.adam_beta1, hps.adam_beta2), eps=hps.adam_eps)
     if hps.optimizer == "lamb":
-        optimizers = [LAMB(groups, **adam)]
+        optimizers = [LAMB([groups[0], dict(groups[1], adapt=False)], **adam)]
     elif hps.optimizer == "adamw":
         optimizers = [torch.optim.AdamW(groups, **adam, fused=True)]
     elif hps.optimizer == "muon":

@@ -46,6 +46,11 @@ class Pretraining:
         store = self.train.store
         return float(np.median(np.diff(store.sentence_offsets[store.document_offsets])))
 
+    def heldout_share(self):
+        """The share of the tokens that is held out."""
+        tokens = np.diff(self.train.store.sentence_offsets[self.train.store.document_offsets])
+        return float(tokens[self.heldout.documents].sum() / tokens.sum())
+
     def position(self):
         """Where training starts in the data: a dictionary that JSON can hold."""
         return {"epoch": 0, "sample": 0}

@@ -8,6 +8,7 @@ import importlib.util
 import json
 import logging
 import os
+import time
 from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +16,8 @@ from types import SimpleNamespace
 from data.tokenizer import save_tokenizer
 from trainer import checkpoints, distributed, machine
 from trainer.errors import RunError
+
+DRAW_EVERY = 10.0                 # seconds, at least, from one picture of the curves to the next
 
 
 class Run:
@@ -27,6 +30,7 @@ class Run:
     def __init__(self, path, step=0, writes=True, log=None):
         self.path, self.writes = path, writes and path is not None
         self.records = []
+        self._baselines, self._draw_at = None, 0.0                 # what is still to be drawn; when it is time for it
         if not self.writes:
             return
         self._log = open(path / "log.jsonl", "a+", encoding="utf-8", errors="replace")
@@ -78,33 +82,44 @@ class Run:
             self._wandb.log({f"{record['kind']}/{key}": value for key, value in record.items() if key != "kind"})
 
     def draw(self, baselines):
-        """Redraw curves.png: losses and metrics of the last evaluation against tokens; ``baselines``: {label: loss}."""
-        if not self.writes:
-            return
+        """Redraw curves.png: losses and metrics of the last evaluation against tokens; ``baselines``: {label: loss}. Where
+        that was done a moment ago, ``close`` does it, or a later call."""
+        self._baselines = baselines
+        if self.writes and time.monotonic() >= self._draw_at:
+            self._draw()
+
+    def _draw(self):
         import matplotlib
         matplotlib.use("Agg")
         from matplotlib import pyplot
-        names = [name for name in self.records[-1] if name not in ("kind", "step", "tokens", "loss")]
+        from matplotlib.ticker import EngFormatter, MaxNLocator
+        last = next(record for record in reversed(self.records) if record["kind"] == "eval")
+        names = [name for name in last if name not in ("kind", "step", "tokens", "loss")]
         figure, axes = pyplot.subplots(1, len(names), figsize=(4.5 * len(names), 3.6), layout="constrained",
                                        squeeze=False)
         for axis, name in zip(axes[0], names):
-            for kind, style in (("train", dict(alpha=0.5)), ("eval", dict(marker="o", markersize=3))):
+            for kind, style in (("train", dict(color="C0", alpha=0.5, marker=".")), ("eval", dict(color="C1", marker="o"))):
                 points = [(r["tokens"], r[name]) for r in self.records if r["kind"] == kind and name in r]
                 if points:
-                    axis.plot(*zip(*points), label={"train": "training", "eval": "held out"}[kind], **style)
+                    axis.plot(*zip(*points), markersize=3, label={"train": "training", "eval": "held out"}[kind], **style)
             if name == "mlm_loss":
-                for label, level in baselines.items():
+                for label, level in self._baselines.items():
                     axis.axhline(level, linestyle="--", color="gray", label=label)
             axis.set(title=name.replace("_", " "), xlabel="tokens")
+            axis.xaxis.set_major_locator(MaxNLocator(4))
+            axis.xaxis.set_major_formatter(EngFormatter(sep=""))
             axis.grid(alpha=0.3)
             axis.legend()
         temporary = self.path / "curves.tmp.png"
         figure.savefig(temporary, dpi=110)
         os.replace(temporary, self.path / "curves.png")
         pyplot.close(figure)
+        self._baselines, self._draw_at = None, time.monotonic() + DRAW_EVERY
 
     def close(self):
         if self.writes:
+            if self._baselines is not None:
+                self._draw()
             self._log.close()
             self._board.close()
             if self._wandb is not None:

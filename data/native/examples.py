@@ -191,10 +191,10 @@ class PretrainingExamples:
         """The samples numbered ``samples`` (B,) of ``epoch`` as a dictionary of arrays.
 
         input_ids, token_type_ids (B, T) int64; attention_mask (B, T) bool, true = token; masked_positions (M,)
-        int64, into the flattened (B * T); mlm_labels (M,) int64; sentence_labels (B,) int64. T is a multiple of 8.
+        int64, into the flattened (B * T); mlm_labels (M,) int64; sentence_labels (B,) int64. T is a multiple of 8, or seq_len.
         """
         rows = [self.row(epoch, int(number)) for number in samples]
-        width = -(-max(len(ids) for ids, _ in rows) // 8) * 8
+        width = min(-(-max(len(ids) for ids, _ in rows) // 8) * 8, self.seq_len)
         input_ids = np.full((len(rows), width), self.specials.pad, np.int64)
         token_type_ids, attention = np.zeros((len(rows), width), np.int64), np.zeros((len(rows), width), bool)
         positions, labels = [], []
