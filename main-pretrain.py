@@ -146,8 +146,8 @@ def main():
             print(f"half of the documents have fewer than {median + 1:,.0f} tokens: many sequences stay shorter than "
                   f"seq_len={hps.seq_len}")
         if (share := task.heldout_share()) > max(2 * hps.heldout_fraction, 0.2):
-            print(f"{share:.0%} of the tokens are held out, for heldout_fraction={hps.heldout_fraction:g} of the documents: they "
-                  "are few and of unequal length; cut long ones, or try another --documents")
+            print(f"{share:.0%} of the tokens are held out, for heldout_fraction={hps.heldout_fraction:g} of the documents: "
+                  "they are few and of unequal length; cut long ones, or try another --documents")
         print(*(f"{flags.init_from}: {line}" for line in changes), sep="\n", end="\n" if changes else "")
         parameters = sum(p.numel() for p in model.parameters())
         print(f"{flags.model}: {parameters:,} parameters, {hps.attention} attention, on {world.device} in "

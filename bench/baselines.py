@@ -90,7 +90,7 @@ def answers(data):
 def choices(data):
     """The most frequent letter; the option that logistic regression finds likeliest to be right."""
     def texts(part):
-        return [f"{question} {option} " + " ".join(f"2_{word}" for word in sorted(set(option.split()) & set(article.split())))
+        return [f"{question} {option} " + " ".join(f"2_{word}" for word in sorted({*option.split()} & {*article.split()}))
                 for article, question, options in zip(*part.inputs.values()) for option in options]
     number = len(data.train.inputs["options"][0])
     right = (np.repeat(data.train.labels, number) == np.tile(np.arange(number), len(data.train))).astype(int)

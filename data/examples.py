@@ -152,7 +152,8 @@ class PretrainingExamples:
         """The samples numbered ``samples`` (B,) of ``epoch`` as a dictionary of arrays.
 
         input_ids, token_type_ids (B, T) int64; attention_mask (B, T) bool, true = token; masked_positions (M,)
-        int64, into the flattened (B * T); mlm_labels (M,) int64; sentence_labels (B,) int64. T is a multiple of 8, or seq_len.
+        int64, into the flattened (B * T); mlm_labels (M,) int64; sentence_labels (B,) int64. T is a multiple of 8, or
+        seq_len.
         """
         plan = Plan(*(column[samples] for column in self.plan(epoch)))
         width = min(-(-plan.length.max() // 8) * 8, self.seq_len)

@@ -313,6 +313,11 @@ def test_a_length_that_is_no_multiple_of_eight(corpus, cache, tmp_path, pretrain
     assert result.code == 0, result.err
 
 
+def test_weights_are_as_readable_as_the_other_files(finished):
+    for path in checkpoints.listed(finished[0] / "checkpoints"):
+        assert len({file.stat().st_mode for file in path.iterdir()}) == 1
+
+
 def test_a_run_that_goes_on_says_so(corpus, cache, tmp_path, pretrain):
     assert pretrain(arguments(corpus, cache, tmp_path, ["max_steps=4"])).code == 0
     run = only_run(tmp_path)

@@ -68,8 +68,8 @@ class Task:
 def train(steps=12, task=None, scaler=None, dtype=None, model=None, **settings):
     """The trainer and its log after so many updates."""
     hps = SimpleNamespace(**vars(HPS["pretrain", "tiny"]))
-    vars(hps).update(max_steps=steps, warmup_steps=2, log_every=1, eval_every=1000, seq_len=64, precision="fp32",
-                     **settings)
+    vars(hps).update({**dict(max_steps=steps, warmup_steps=2, log_every=1, eval_every=1000, seq_len=64, precision="fp32"),
+                      **settings})
     trainer = Trainer(task or Task(), model or model_of(), None, hps, World(0, 1, CPU), quiet=True)
     trainer.scaler, trainer.dtype = scaler or trainer.scaler, dtype
     log = []
@@ -125,6 +125,19 @@ def test_a_signal_that_comes_as_the_update_is_agreed_on_counts_in_the_next():
     assert not trainer.stopped
     trainer._update(next(updates)[1], received)
     assert trainer.stopped == signal.SIGINT
+
+
+def test_of_equal_scores_the_step_of_the_least_loss_is_kept():
+    class Saturated(Task):
+        losses = [0.9, 0.6, 0.4, 0.5]
+
+        def metrics(self, outputs):
+            return {"loss": self.losses[self.step - 1]}
+
+        def goodness(self, scores):
+            return 1.0
+    trainer, _ = train(4, Saturated(), eval_every=1)
+    assert trainer.best == {"step": 3, "score": 1.0, "loss": 0.4}
 
 
 def test_weights_lie_as_products_like_them_wherever_they_come_from(tmp_path):

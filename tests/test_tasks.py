@@ -75,7 +75,8 @@ def test_odd_parquet_files(tmp_path, columns, words):
 
 
 def test_columns_of_one_name_in_parquet(tmp_path):
-    table = pyarrow.table([pyarrow.array(["a", "b"]), pyarrow.array([1, 2]), pyarrow.array([3, 4])], ["text", "label", "label"])
+    table = pyarrow.table([pyarrow.array(["a", "b"]), pyarrow.array([1, 2]), pyarrow.array([3, 4])],
+                          ["text", "label", "label"])
     pyarrow.parquet.write_table(table, tmp_path / "rows.parquet")
     with pytest.raises(DataError, match="2 columns are called 'label'"):
         read_task("classify", tmp_path / "rows.parquet")
@@ -184,6 +185,13 @@ def test_pairs_are_framed_cut_and_padded(tokenizer):
 
 def load_copy(tokenizer):
     return type(tokenizer).from_str(tokenizer.to_str())
+
+
+def test_texts_that_are_cut_are_counted(tokenizer):
+    texts = ["sun", "sun gold joy rose " * 5, "rain rust grief thorn " * 5]
+    lengths = sorted(len(encoding.ids) for encoding in tokenizer.encode_batch(texts))
+    for seq_len, cut in ((lengths[1], [f"1 of 3 texts are cut to seq_len={lengths[1]} tokens"]), (lengths[2], [])):
+        assert features("classification", Examples(numbers(3), {"text": texts}, [0, 1, 0]), tokenizer, seq_len)[1] == cut
 
 
 def test_first_sub_words_carry_the_tags(tokenizer):

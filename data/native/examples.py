@@ -191,7 +191,8 @@ class PretrainingExamples:
         """The samples numbered ``samples`` (B,) of ``epoch`` as a dictionary of arrays.
 
         input_ids, token_type_ids (B, T) int64; attention_mask (B, T) bool, true = token; masked_positions (M,)
-        int64, into the flattened (B * T); mlm_labels (M,) int64; sentence_labels (B,) int64. T is a multiple of 8, or seq_len.
+        int64, into the flattened (B * T); mlm_labels (M,) int64; sentence_labels (B,) int64. T is a multiple of 8, or
+        seq_len.
         """
         rows = [self.row(epoch, int(number)) for number in samples]
         width = min(-(-max(len(ids) for ids, _ in rows) // 8) * 8, self.seq_len)

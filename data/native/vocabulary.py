@@ -164,4 +164,5 @@ def _read_bert_vocabulary(path: Path) -> Tokenizer:
     settings = _settings_beside(path)
     # a piece of Chinese vocabularies is the line separator U+2028, at which splitlines would cut
     return bert_tokenizer(path.read_text(encoding="utf-8").removesuffix("\n").split("\n"),
-                          settings.get("do_lower_case", True), settings.get("strip_accents"), settings.get("tokenize_chinese_chars", True))
+                          settings.get("do_lower_case", True), settings.get("strip_accents"),
+                          settings.get("tokenize_chinese_chars", True))
