@@ -141,7 +141,7 @@ def write_json(file, answers, columns=(), header=None):
 def write_csv(file, answers, columns, header=None):
     """Rows under the columns of the first input and those of the answers (lists and dictionaries are JSON), or under
     the ``header`` that the file has already."""
-    writer = csv.writer(file, lineterminator="\n")
+    writer = csv.writer(file)
     for number, (kept, answer) in enumerate(answers):
         if header is None:
             header = list(_merged(kept, dict.fromkeys(columns)))
