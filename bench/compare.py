@@ -13,7 +13,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from trainer.command import leave_with
 from trainer.errors import RunError
-from trainer.run import read_config
+from trainer.run import over_tokens, read_config
 
 _ASIDE = ("asked", "store", "fingerprint", "cache_dir")             # of a config: what no one sets
 _COUNTS = ("kind", "step", "tokens", "learning_rate", "gradient_norm", "loss_scale", "skipped_steps", "tokens_per_second",
@@ -58,7 +58,6 @@ def draw(path, names, logs):
     import matplotlib
     matplotlib.use("Agg")
     from matplotlib import pyplot
-    from matplotlib.ticker import EngFormatter, MaxNLocator
     scores = list(dict.fromkeys(name for log in logs for record in log for name in record if name not in _COUNTS))
     columns = min(len(scores), 4)
     lines = -(-len(scores) // columns)
@@ -74,10 +73,7 @@ def draw(path, names, logs):
                 points = [(record["tokens"], record[score]) for record in log if record["kind"] == kind and score in record]
                 if points:
                     drawn[name], = axis.plot(*zip(*points), color=colors(number), **style)
-        axis.set(title=score.replace("_", " "), xlabel="tokens")
-        axis.xaxis.set_major_locator(MaxNLocator(4))
-        axis.xaxis.set_major_formatter(EngFormatter(sep=""))
-        axis.grid(alpha=0.3)
+        over_tokens(axis, score)
     figure.legend(drawn.values(), drawn.keys(), loc="outside lower center", fontsize="small")
     figure.savefig(path, dpi=110)
 

@@ -142,9 +142,7 @@ class LocalFile:
             header = next(reader, [])
             if self.text_field not in header:
                 raise self.missing_field("line 1", header)
-            if header.count(self.text_field) > 1:
-                raise DataError(f"{self.path}: {header.count(self.text_field)} columns are called '{self.text_field}'; "
-                                "rename or delete all but one")
+            check_once(self.path, header, [self.text_field])
             column = header.index(self.text_field)
             for row in reader:
                 if row and len(row) != len(header):
@@ -194,6 +192,13 @@ def row_paragraphs(text: str) -> Paragraphs:
         for paragraph in fold(line):
             yield starts, paragraph
             starts = False
+
+
+def check_once(path: Path, names: list[str], wanted: Iterable[str]):
+    """Raise DataError where several columns have a name that is `wanted`."""
+    for name in wanted:
+        if names.count(name) > 1:
+            raise DataError(f"{path}: {names.count(name)} columns are called '{name}'; rename or delete all but one")
 
 
 def json_row(line: str, place: str) -> dict:

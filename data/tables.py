@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from data.errors import DataError
-from data.files import LocalFile, first_line, json_row
+from data.files import LocalFile, check_once, first_line, json_row
 from data.sources import nearest
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
@@ -64,7 +64,8 @@ def _delimited(path):
     csv.field_size_limit(1 << 27)
     reader = csv.reader(LocalFile(path, "", "file").lines(), strict=True)
     try:
-        header = _distinct(path, next(reader, []))
+        header = next(reader, [])
+        check_once(path, header, filter(None, header))
         for cells in reader:
             if cells or len(header) == 1:          # of one column, a blank line is an empty cell
                 yield f"line {reader.line_num}", _row(path, reader.line_num, header, cells or [""])
@@ -75,18 +76,11 @@ def _delimited(path):
 def _tabbed(path):
     lines = enumerate(text_lines(path), start=1)
     _, header = next(lines, (1, ""))
-    header = _distinct(path, header.split("\t"))
+    header = header.split("\t")
+    check_once(path, header, filter(None, header))
     for number, line in lines:
         if line or len(header) == 1:
             yield f"line {number}", _row(path, number, header, line.split("\t"))
-
-
-def _distinct(path, names):
-    """The names of columns; DataError where two have the same (without any name there may be several)."""
-    for name in names:
-        if name and names.count(name) > 1:
-            raise DataError(f"{path}: {names.count(name)} columns are called '{name}'; rename or delete all but one")
-    return names
 
 
 def _row(path, number, header, cells):
@@ -106,7 +100,7 @@ def _parquet(path):
 
     try:
         file = pyarrow.parquet.ParquetFile(path)
-        _distinct(path, file.schema_arrow.names)
+        check_once(path, file.schema_arrow.names, filter(None, file.schema_arrow.names))
         rows = (row for batch in file.iter_batches(1000) for row in batch.to_pylist())
         for number, row in enumerate(rows, start=1):
             yield f"row {number}", row

@@ -42,3 +42,10 @@ def test_an_unknown_attention_is_named_with_what_there_is():
 
     with pytest.raises(ModelError, match="flash.*softmax.*nystrom"):
         build_attention(AlbertConfig(attention="flash"))
+
+
+def test_every_kind_of_attention_can_be_chosen():
+    from albert.attention import KINDS
+    from albert.config import CHOICES
+
+    assert CHOICES["attention"] == tuple(KINDS)

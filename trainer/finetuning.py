@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 
 from data import draws
+from data.examples import NO_LABEL
 from trainer.errors import RunError
 
 
@@ -117,10 +118,11 @@ def class_weights(hps, counts):
 
 
 def weighted_cross_entropy(logits, labels, weights, hps):
-    """The sum over rows of logits (N, classes), each weighed by the weight of its own label (N): PyTorch's weights would
-    weigh the smoothing of each class too, and draw every row to the rarest."""
-    losses = F.cross_entropy(logits.float(), labels, reduction="none", label_smoothing=hps.label_smoothing)
-    return (losses * weights.to(losses.device)[labels]).sum()
+    """The sum over rows of logits (N, classes), each weighed by the weight of its own label (N), those with `NO_LABEL` by
+    nothing: PyTorch's weights would weigh the smoothing of each class too, and draw every row to the rarest."""
+    losses = F.cross_entropy(logits.float(), labels, reduction="none", ignore_index=NO_LABEL,
+                             label_smoothing=hps.label_smoothing)
+    return (losses * weights.to(losses.device)[labels.clamp(min=0)]).sum()
 
 
 def forward(model, batch):

@@ -41,14 +41,17 @@ class Pretraining:
                             f"batch: give more text{less}")
         self.unigram_loss = self._unigram_loss()
 
+    def _document_tokens(self):
+        store = self.train.store
+        return np.diff(store.sentence_offsets[store.document_offsets])
+
     def median_document(self):
         """Tokens of the median document."""
-        store = self.train.store
-        return float(np.median(np.diff(store.sentence_offsets[store.document_offsets])))
+        return float(np.median(self._document_tokens()))
 
     def heldout_share(self):
         """The share of the tokens that is held out."""
-        tokens = np.diff(self.train.store.sentence_offsets[self.train.store.document_offsets])
+        tokens = self._document_tokens()
         return float(tokens[self.heldout.documents].sum() / tokens.sum())
 
     def position(self):

@@ -92,7 +92,6 @@ class Run:
         import matplotlib
         matplotlib.use("Agg")
         from matplotlib import pyplot
-        from matplotlib.ticker import EngFormatter, MaxNLocator
         last = next(record for record in reversed(self.records) if record["kind"] == "eval")
         names = [name for name in last if name not in ("kind", "step", "tokens", "loss")]
         figure, axes = pyplot.subplots(1, len(names), figsize=(4.5 * len(names), 3.6), layout="constrained",
@@ -105,10 +104,7 @@ class Run:
             if name == "mlm_loss":
                 for label, level in self._baselines.items():
                     axis.axhline(level, linestyle="--", color="gray", label=label)
-            axis.set(title=name.replace("_", " "), xlabel="tokens")
-            axis.xaxis.set_major_locator(MaxNLocator(4))
-            axis.xaxis.set_major_formatter(EngFormatter(sep=""))
-            axis.grid(alpha=0.3)
+            over_tokens(axis, name)
             axis.legend()
         temporary = self.path / "curves.tmp.png"
         figure.savefig(temporary, dpi=110)
@@ -124,6 +120,15 @@ class Run:
             self._board.close()
             if self._wandb is not None:
                 self._wandb.finish()
+
+
+def over_tokens(axis, name):
+    """Title, ticks and grid of the curves of one score."""
+    from matplotlib.ticker import EngFormatter, MaxNLocator
+    axis.set(title=name.replace("_", " "), xlabel="tokens")
+    axis.xaxis.set_major_locator(MaxNLocator(4))
+    axis.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axis.grid(alpha=0.3)
 
 
 def read_config(folder):

@@ -22,8 +22,7 @@ class Tagging(Finetuning):
         return {**super().counts(batch), "label": float(self.weights[tags].sum())}
 
     def _losses(self, logits, batch):
-        labelled = batch["tags"] != NO_LABEL
-        return {"label_loss": weighted_cross_entropy(logits[labelled], batch["tags"][labelled], self.weights, self.hps)}
+        return {"label_loss": weighted_cross_entropy(logits.flatten(0, 1), batch["tags"].flatten(), self.weights, self.hps)}
 
     def _kept(self, logits, batch):
         """Words (B, T), tags (B, T) and their probabilities (B, T)."""
