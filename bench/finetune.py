@@ -47,8 +47,8 @@ from trainer.questions import SpanAnswering
 from trainer.tagging import Tagging
 
 transformers.logging.set_verbosity_error()
-TASKS = {"sst2": ("glue", 1, 32), "stsb": ("glue", 3, 32), "rte": ("glue", 3, 32), "ner": ("conll2003", 3, 32),
-         "squad2": ("squad", 1, 16), "race": ("race", 3, 8)}                     # folder of DATA, epochs, examples an update
+TASKS = {"sst2": ("glue", 1, 32, 32), "stsb": ("glue", 3, 32, 32), "rte": ("glue", 3, 32, 32),    # folder of DATA, epochs,
+         "ner": ("conll2003", 3, 32, 32), "squad2": ("squad", 1, 16, 16), "race": ("race", 3, 8, 1)}    # batch, micro-batch
 SETTINGS = dict(learning_rate=5e-5, warmup_share=0.1, hidden_dropout_prob=0.1, attention_probs_dropout_prob=0.1)
 DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout_prob")
 KINDS = {
@@ -119,10 +119,10 @@ class Setup:
         self.args, self.data = args, read_task(name, str(args.data / TASKS[name][0]))
         self.tokenizer = load_tokenizer(args.checkpoint)
         self.hps = hps = SimpleNamespace(
-            **vars(HPS[f"finetune-{name}", "bert-base"]) | SETTINGS | dict(seed=seed, batch_size=TASKS[name][2]) | settings)
+            **vars(HPS[f"finetune-{name}", "bert-base"]) | SETTINGS
+            | dict(seed=seed, batch_size=TASKS[name][2], micro_batch_size=TASKS[name][3]) | settings)
         config = json.loads((Path(args.checkpoint) / "config.json").read_text())
         hps.seq_len = min(hps.seq_len, config["max_position_embeddings"])
-        hps.micro_batch_size = hps.batch_size
         train, dev = (features(self.data.kind, part, self.tokenizer, hps.seq_len, len(self.data.labels), hps.doc_stride,
                                args.cache_dir)[0] for part in (self.data.train, self.data.dev))
         hps.max_steps = settings.get("max_steps") or TASKS[name][1] * -(-len(train) // hps.batch_size)
@@ -143,27 +143,26 @@ class Setup:
         return Peer(self.data.kind, self.args.checkpoint, len(self.data.labels), self.hps)
 
     def batches(self):
-        """Endless batches in the order of the training."""
-        for _, ((_, batch),) in self.task.updates(self.task.position()):
-            yield batch
+        """Endless updates in the order of the training, each a list of numbered micro-batches."""
+        return (micro_batches for _, micro_batches in self.task.updates(self.task.position()))
 
 
 def compare_losses(args):
     print("| task | first loss | last loss | largest difference of 50 |\n|---|---|---|---|")
     for name in args.tasks:
         setup = Setup(args, name, max_steps=50, precision="fp32", learning_rate=2e-5, batch_size=8,
-                      **dict.fromkeys(DROPOUTS, 0.0))
+                      micro_batch_size=8, **dict.fromkeys(DROPOUTS, 0.0))
         peer = setup.peer()
         with tempfile.TemporaryDirectory() as folder:                 # for the head that the peer has drawn
             peer.model.save_pretrained(folder)
             trainer = setup.ours(folder)
         ours, theirs = [], []
         optimizer = PeerOptimizer(peer, setup.hps)
-        for batch, _ in zip(setup.batches(), range(50)):
-            trainer._update([(0, batch)], SimpleNamespace(signal=0))
+        for micro_batches, _ in zip(setup.batches(), range(50)):
+            trainer._update(micro_batches, SimpleNamespace(signal=0))
             _, totals, sums, _ = trainer._recent.pop()
             ours.append(float(sums["label_loss"]) / totals["label"])
-            theirs.append(optimizer.step(batch, None))
+            theirs.append(optimizer.step(micro_batches, None))
         difference = np.abs(np.subtract(ours, theirs)).max()
         print(f"| {name} | {theirs[0]:.4f} | {theirs[-1]:.4f} | {difference:.1e} |", flush=True)
 
@@ -181,16 +180,20 @@ class PeerOptimizer:
             self.optimizer, lambda step: schedule(step + 1, hps.warmup_steps, hps.max_steps))
         self.peer, self.clip_norm = peer, hps.clip_norm
 
-    def step(self, batch, dtype):
+    def step(self, micro_batches, dtype):
+        """The loss, the micro-batches weighed by their examples: exact where each example has one label."""
         self.peer.train()
-        with machine.autocast(dtype, torch.device("cpu")):
-            loss = self.peer.loss(batch)
-        loss.backward()
+        examples, total = sum(len(batch["index"]) for _, batch in micro_batches), 0.0
+        for _, batch in micro_batches:
+            with machine.autocast(dtype, torch.device("cpu")):
+                loss = self.peer.loss(batch) * (len(batch["index"]) / examples)
+            loss.backward()
+            total += loss.item()
         nn.utils.clip_grad_norm_(self.peer.parameters(), self.clip_norm)
         self.optimizer.step()
         self.schedule.step()
         self.optimizer.zero_grad()
-        return loss.item()
+        return total
 
 
 def train_peer(args):
@@ -201,8 +204,8 @@ def train_peer(args):
     peer, dtype = setup.peer(), machine.autocast_dtype("auto", torch.device("cpu"))
     machine.choose_attention_backend(dtype, torch.device("cpu"), setup.hps.seq_len)
     optimizer = PeerOptimizer(peer, setup.hps)
-    for batch, _ in zip(setup.batches(), range(setup.hps.max_steps)):
-        optimizer.step(batch, dtype)
+    for micro_batches, _ in zip(setup.batches(), range(setup.hps.max_steps)):
+        optimizer.step(micro_batches, dtype)
     peer.eval()
     outputs = []
     for batch in setup.task.evaluation():
@@ -245,7 +248,7 @@ def known_metrics(rows, name):
 def measure(args, task, seed, side):
     """The row of one training, in a process of its own."""
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    (folder, epochs, batch), start = TASKS[task], time.time()
+    (folder, epochs, batch, micro_batch), start = TASKS[task], time.time()
     data = args.data / folder
     with tempfile.TemporaryDirectory() as runs:
         if side == "peer":
@@ -253,7 +256,7 @@ def measure(args, task, seed, side):
                        "--seeds", str(seed), "--cache-dir", args.cache_dir]
         else:
             settings = [f"{key}={value}" for key, value in SETTINGS.items()] + [
-                f"seed={seed}", f"max_epochs={epochs}", f"batch_size={batch}", f"micro_batch_size={batch}",
+                f"seed={seed}", f"max_epochs={epochs}", f"batch_size={batch}", f"micro_batch_size={micro_batch}",
                 "eval_every=1000000", "save_every=1000000"]                # at the end: no step is chosen by its score
             command = [ROOT / "main-finetune.py", "--task", task, "--init-from", args.checkpoint, "--data", data,
                        "--cache-dir", args.cache_dir, "--runs-dir", runs, "--cpu", "--tqdm-off",
@@ -298,9 +301,9 @@ class OurSide:
         machine.choose_attention_backend(self.trainer.dtype, self.trainer.world.device, self.trainer.hps.seq_len)
         samples, start = 0, time.perf_counter()
         for _ in range(steps):
-            batch = next(self.batches)
-            samples += len(batch["index"])
-            self.trainer._update([(0, batch)], SimpleNamespace(signal=0))
+            micro_batches = next(self.batches)
+            samples += sum(len(batch["index"]) for _, batch in micro_batches)
+            self.trainer._update(micro_batches, SimpleNamespace(signal=0))
         return samples / (time.perf_counter() - start)
 
 
@@ -314,9 +317,9 @@ class PeerSide:
         torch.backends.cuda.enable_flash_sdp(True)
         samples, start = 0, time.perf_counter()
         for _ in range(steps):
-            batch = next(self.batches)
-            samples += len(batch["index"])
-            self.optimizer.step(batch, self.dtype)
+            micro_batches = next(self.batches)
+            samples += sum(len(batch["index"]) for _, batch in micro_batches)
+            self.optimizer.step(micro_batches, self.dtype)
         return samples / (time.perf_counter() - start)
 
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from albert import AlbertConfig, AlbertForPretraining
 from albert.heads import DecodedCrossEntropy
-from trainer.fused import _product, fuse, gelu_new
+from trainer.fused import _product, dropout, fuse, gelu_new
 from trainer.pretraining import Pretraining
 
 CONFIG = dict(vocab_size=90, embedding_size=16, hidden_size=32, num_hidden_layers=4, num_attention_heads=4,
@@ -103,6 +103,45 @@ def test_padding_and_other_rows_change_no_answer():
         for row, length in enumerate(inputs["attention_mask"].sum(-1).tolist()):
             alone, _ = model.albert(inputs["input_ids"][row:row + 1, :length])
             torch.testing.assert_close(together[row, :length].float(), alone[0].float(), rtol=0.05, atol=0.05)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("rate", [0.1, 0.5])
+def test_dropout_drops_that_share_evenly_and_keeps_the_mean(dtype, rate):
+    torch.manual_seed(0)
+    inputs = torch.ones(301, 7, 101, dtype=dtype).transpose(0, 2).requires_grad_()
+    outputs = dropout(inputs, rate)
+    outputs.sum().backward()
+    assert torch.equal(inputs.grad, outputs) and outputs.dtype == dtype and outputs.stride() == inputs.stride()
+    torch.testing.assert_close(outputs.unique(), torch.tensor([0, 1 / (1 - rate)], dtype=dtype), rtol=1e-4, atol=0)
+    dropped = (outputs == 0).float()
+    spread = math.sqrt(rate * (1 - rate))
+    for axes in ((0, 1, 2), (0, 1), (0, 2), (1, 2)):
+        count = math.prod(dropped.shape[axis] for axis in axes)
+        assert (dropped.mean(axes) - rate).abs().max() < 5 * spread / math.sqrt(count)
+    deviations = (dropped - rate).flatten()
+    for lag in range(1, 5):                                              # the numbers of one draw are independent
+        assert abs(float((deviations[lag:] * deviations[:-lag]).mean())) < 5 * spread ** 2 / math.sqrt(len(deviations))
+
+
+@pytest.mark.parametrize("rate", [0.0, 1e-9])
+def test_dropout_of_nothing(rate):
+    inputs = torch.randn(5, 3)
+    assert torch.equal(dropout(inputs, rate), inputs)
+
+
+def test_dropout_is_drawn_anew_from_the_seed_and_in_training_alone():
+    model, inputs = model_of(hidden_dropout_prob=0.3, attention_probs_dropout_prob=0.3), batch()
+    fuse(model)
+
+    def outputs(seed):
+        torch.manual_seed(seed)
+        with torch.autocast("cpu", torch.bfloat16):
+            return model.albert(inputs["input_ids"], inputs["token_type_ids"], inputs["attention_mask"])[0]
+
+    assert torch.equal(outputs(0), outputs(0)) and not torch.equal(outputs(0), outputs(1))
+    model.eval()
+    assert torch.equal(outputs(0), outputs(1))
 
 
 def test_gelu_and_its_derivative():
