@@ -13,7 +13,7 @@ from albert import AlbertConfig, AlbertForPretraining
 from albert.pretrained import checkpoint_folder, read_config as read_model_config
 from data import fast, native
 from data.sources import NAMED_SOURCES, open_source
-from data.tokenizer import load_tokenizer, special_ids
+from data.tokenizer import load_tokenizer, special_ids, vocabulary_size
 from hps import HPS, SettingError, check, override
 from trainer import checkpoints
 from trainer.command import (DEFAULT_CACHE, add_process_flags, digest_of, how_to_call, how_to_resume, leave_with,
@@ -121,7 +121,7 @@ def main():
                                         kind=hps.tokenizer_kind, vocab_size=hps.vocab_size, seed=hps.seed,
                                         num_workers=torch.get_num_threads(), progress=not quiet,
                                         announce=world.is_main, world=world)
-    hps.vocab_size, state = tokenizer.get_vocab_size(), None
+    hps.vocab_size, state = vocabulary_size(tokenizer), None
     if args.resume:
         path, state = world.from_main(lambda: newest_of(args.resume, store))
         model, changes = AlbertForPretraining.from_pretrained(path), []

@@ -29,6 +29,7 @@ from albert import AlbertConfig
 from data.examples import NO_LABEL
 from data.sources import open_source
 from data.store import prepare
+from data.tokenizer import vocabulary_size
 from hps import HPS
 from trainer import distributed, machine
 from trainer.flops import flops_per_token, matmul_flops
@@ -132,7 +133,7 @@ def build(kind, precision, model, shape, layers, data, cache):
         machine.keep_freed_memory()
     store, tokenizer = prepare(open_source([str(data / "pretrain")]), cache, tokenizer=data / "vocab" / "30k-clean.model",
                                kind="unigram", vocab_size=30_000, seed=0, num_workers=2, progress=False, announce=False)
-    hps.vocab_size = tokenizer.get_vocab_size()
+    hps.vocab_size = vocabulary_size(tokenizer)
     world = distributed.World(0, 1, DEVICE)
     task = Pretraining(store, tokenizer, hps, world)
     batches = (micro_batches for _, micro_batches in task.updates(task.position()))

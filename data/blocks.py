@@ -23,6 +23,7 @@ from tokenizers import Tokenizer
 
 from data.errors import DataError
 from data.sentences import split_sentences
+from data.tokenizer import vocabulary_size
 
 BLOCK_CHARACTERS = 1 << 20
 CACHED_WORDS = 1 << 18  # about 50 MB
@@ -42,7 +43,7 @@ class EncodedBlock(NamedTuple):
 
 
 def token_dtype(tokenizer: Tokenizer) -> np.dtype:
-    return np.dtype("<u2" if tokenizer.get_vocab_size() <= 1 << 16 else "<u4")
+    return np.dtype("<u2" if vocabulary_size(tokenizer) <= 1 << 16 else "<u4")
 
 
 def paragraph_blocks(paragraphs: Iterable[tuple[bool, str]]) -> Iterator[list[tuple[bool, str]]]:
@@ -69,7 +70,7 @@ class BlockEncoder:
     def __init__(self, tokenizer: Tokenizer):
         self.tokenizer = tokenizer
         self.dtype = token_dtype(tokenizer)
-        self.kept = np.arange(tokenizer.get_vocab_size(), dtype=self.dtype)  # what stands for each id
+        self.kept = np.arange(vocabulary_size(tokenizer), dtype=self.dtype)  # what stands for each id
         unknown = [tokenizer.token_to_id(token) for token in ("<unk>", "[UNK]")]
         unknown = next((index for index in unknown if index is not None), None)
         if unknown is not None:

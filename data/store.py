@@ -23,7 +23,7 @@ from tqdm import tqdm
 from data.blocks import EncodedBlock, encode_blocks, paragraph_blocks, read_parts, token_dtype, write_part
 from data.errors import DataError
 from data.sentences import SPLITTER
-from data.tokenizer import load_tokenizer, save_tokenizer, special_ids, train_tokenizer
+from data.tokenizer import load_tokenizer, save_tokenizer, special_ids, train_tokenizer, vocabulary_size
 
 FORMAT = 1
 ALONE = SimpleNamespace(rank=0, size=1, is_main=True, barrier=lambda: None, from_main=lambda make: make(),
@@ -104,7 +104,7 @@ def prepare(source, cache_dir, *, tokenizer: str | None, kind: str, vocab_size: 
     path = cache_dir / f"store-{_digest(source.fingerprint(), content, FORMAT, SPLITTER)}"
     built = world.from_main(lambda: _open_whole(path) is None)
     if built:
-        meta = {"format": FORMAT, "source": source.name, "vocab_size": vocabulary.get_vocab_size(),
+        meta = {"format": FORMAT, "source": source.name, "vocab_size": vocabulary_size(vocabulary),
                 "token_dtype": token_dtype(vocabulary).str, "tokenizer_sha256": content, "splitter": SPLITTER}
         blocks = paragraph_blocks(_with_bar(source, "tokenising", progress))
         with contextlib.ExitStack() as stack:
@@ -129,7 +129,7 @@ def prepare(source, cache_dir, *, tokenizer: str | None, kind: str, vocab_size: 
     store = Store.open(path)
     if announce:
         print(f"{source.name}: {store.num_documents:,} documents, {store.num_sentences:,} sentences, "
-              f"{store.num_tokens:,} tokens of {vocabulary.get_vocab_size():,} pieces"
+              f"{store.num_tokens:,} tokens of {vocabulary_size(vocabulary):,} pieces"
               f"{'' if built else f' (from {cache_dir})'}")
     return store, vocabulary
 
@@ -142,8 +142,8 @@ def _trained_tokenizer(source, cache_dir: Path, kind: str, vocab_size: int, seed
     paragraphs = (paragraph for _, paragraph in _with_bar(source, "reading for the tokenizer", progress))
     with contextlib.closing(paragraphs):
         tokenizer = train_tokenizer(paragraphs, kind, vocab_size, seed, progress)
-    if tokenizer.get_vocab_size() < vocab_size:
-        print(f"{source.name}: the text supports {tokenizer.get_vocab_size():,} pieces, "
+    if vocabulary_size(tokenizer) < vocab_size:
+        print(f"{source.name}: the text supports {vocabulary_size(tokenizer):,} pieces, "
               f"fewer than vocab_size={vocab_size}")
     with _disk_errors(cache_dir):
         save_tokenizer(tokenizer, folder)

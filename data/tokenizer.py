@@ -110,6 +110,11 @@ def special_ids(tokenizer: Tokenizer) -> SimpleNamespace:
     return SimpleNamespace(**ids)
 
 
+def vocabulary_size(tokenizer) -> int:
+    """The embeddings that its ids need. Pieces may be fewer: a vocab.txt with a piece twice leaves an id without one."""
+    return max(tokenizer.get_vocab().values()) + 1
+
+
 def word_starts(tokenizer: Tokenizer) -> np.ndarray:
     """(V,) bool: whether a piece begins a word, for masking by whole words.
 
@@ -117,8 +122,7 @@ def word_starts(tokenizer: Tokenizer) -> np.ndarray:
     with `▁`, single punctuation marks and all pieces with a character outside a-z and punctuation;
     beside these runs of punctuation, which the release's vocabulary has none of.
     """
-    size = tokenizer.get_vocab_size()
-    pieces = [tokenizer.id_to_token(index) or "" for index in range(size)]
+    pieces = [tokenizer.id_to_token(index) or "" for index in range(vocabulary_size(tokenizer))]
     if isinstance(tokenizer.model, models.WordPiece):
         return np.array([not piece.startswith("##") for piece in pieces])
     letters = set(string.ascii_letters)
@@ -189,7 +193,7 @@ def train_tokenizer(paragraphs: Iterable[str], kind: str, vocab_size: int, seed:
     The same paragraphs in the same order and the same seed give the same vocabulary, on any machine.
     🤗 Tokenizers' trainers don't: they visit words in random order, so scores differ by 3e-4 from run to run.
     SentencePiece's, fed with sorted word counts and a fixed number of threads, do, and are faster.
-    A small text yields fewer pieces (`get_vocab_size()`). DataError where there is no text, or where
+    A small text yields fewer pieces. DataError where there is no text, or where
     `vocab_size` is too small for the characters of the text.
     """
     if kind not in ("unigram", "wordpiece"):

@@ -17,7 +17,9 @@ from data import draws, fast, native
 from data.errors import DataError
 from data.native import chance
 from data.native.store import Store
+from data.native.vocabulary import load_tokenizer as load_native
 from data.sources import open_source
+from data.tokenizer import load_tokenizer
 from trainer.pretraining import split
 
 
@@ -67,6 +69,15 @@ def test_large_vocabulary_takes_uint32(tmp_path):
     (tmp_path / "vocab.txt").write_text("\n".join(pieces) + "\n")
     ours, _ = assert_same_store(Documents([["w5 a w66000"]]), tmp_path / "cache", tmp_path)
     assert ours.tokens.dtype == np.uint32 and ours.tokens.tolist() == [10, 1, 66_005]
+
+
+def test_a_vocabulary_with_a_piece_twice_leaves_an_id_without_one(tmp_path):
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "a", "the", "river", "##s", "market"]
+    (tmp_path / "vocab.txt").write_text("\n".join(pieces) + "\n")
+    ours, theirs = assert_same_store(Documents([["The river, a market.", "The rivers."]]), tmp_path, tmp_path)
+    assert ours.tokens.max() == 10 and 7 in ours.tokens and ours.meta["vocab_size"] == 11
+    for pipeline, tokenizer in (fast, load_tokenizer(tmp_path)), (native, load_native(tmp_path)):
+        assert list(pipeline.word_starts(tokenizer)) == [True] * 9 + [False, True]
 
 
 def test_public_text(shared, tmp_path):

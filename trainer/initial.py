@@ -8,7 +8,7 @@ from albert.errors import ModelError
 from albert.extend import extend_positions, replace_vocabulary, switch_attention
 from albert.pretrained import checkpoint_folder
 from data import draws
-from data.tokenizer import load_tokenizer, special_ids
+from data.tokenizer import load_tokenizer, special_ids, vocabulary_size
 
 _ATTENTION = ("attention", "conv_kernel_size", "num_landmarks", "pinv_iterations", "pinv_init", "num_features",
               "attention_window", "block_size", "blocks_per_row")
@@ -43,7 +43,7 @@ def adapted_model(path, tokenizer, hps, changed, model_class=AlbertForPretrainin
     before, after = (item.get_vocab(with_added_tokens=True) for item in (load_tokenizer(folder), tokenizer))
     if before != after:
         shared = {index: before[piece] for piece, index in after.items() if piece in before}
-        lines.append(replace_vocabulary(model, tokenizer.get_vocab_size(), shared, special_ids(tokenizer).pad))
+        lines.append(replace_vocabulary(model, vocabulary_size(tokenizer), shared, special_ids(tokenizer).pad))
     for key, value in model.config.to_dict().items():
         if hasattr(hps, key):
             setattr(hps, key, value)
@@ -72,7 +72,7 @@ def freeze(model, what):
 
 def check_vocabulary(path, config, tokenizer):
     """Raise ModelError where a checkpoint's tokenizer is not the one of its embeddings."""
-    size = tokenizer.get_vocab_size()
+    size = vocabulary_size(tokenizer)
     if not size <= config.vocab_size < size + 128:          # some models pad their embeddings to a round number
         raise ModelError(f"{path}: its tokenizer has {size} tokens, but its config.json says "
                          f"vocab_size={config.vocab_size}")

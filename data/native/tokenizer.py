@@ -92,8 +92,8 @@ class Tokenizer:
         return json.dumps(self.config, ensure_ascii=False, **layout)
 
     def get_vocab_size(self) -> int:
-        model = self.config["model"]
-        return len(model["vocab"]) + sum(piece not in self.ids for piece in self.added)
+        """The embeddings that the ids need: the highest one and 1."""
+        return max(self.get_vocab().values()) + 1
 
     def get_vocab(self, with_added_tokens: bool = True) -> dict[str, int]:
         return self.ids | self.added if with_added_tokens else dict(self.ids)

@@ -125,7 +125,8 @@ def albert_tokenizer(pieces: list[tuple[str, float]], unk_id: int, charsmap: byt
 def bert_tokenizer(pieces: list[str], lower: bool = True, strip_accents: bool | None = None,
                    chinese_characters: bool = True) -> Tokenizer:
     """WordPiece as in BERT's tokenization.py; ``pieces`` by id."""
-    ids = {piece: index for index, piece in enumerate(pieces)}
+    last = {piece: index for index, piece in enumerate(pieces)}                 # of a piece that is there twice
+    ids = {piece: index for index, piece in enumerate(pieces) if last[piece] == index}
     normalizer = {"type": "BertNormalizer", "clean_text": True, "handle_chinese_chars": chinese_characters,
                   "strip_accents": strip_accents, "lowercase": lower}
     model = {"type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##",
