@@ -4,14 +4,10 @@ A store is a folder with `tokens.bin`, `sentence_offsets.bin`, `document_offsets
 `meta.json`. It is built under a temporary name and renamed, so a folder `store-...` is always whole.
 """
 import contextlib
-import errno
-import fcntl
 import hashlib
 import itertools
 import json
 import os
-import shutil
-import uuid
 from collections.abc import Iterable
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,6 +17,7 @@ from tokenizers import Tokenizer
 from tqdm import tqdm
 
 from data.blocks import EncodedBlock, encode_blocks, paragraph_blocks, read_parts, token_dtype, write_part
+from data.building import disk_errors, publish, temporary_folder
 from data.errors import DataError
 from data.sentences import SPLITTER
 from data.tokenizer import load_tokenizer, save_tokenizer, special_ids, train_tokenizer, vocabulary_size
@@ -92,7 +89,7 @@ def prepare(source, cache_dir, *, tokenizer: str | None, kind: str, vocab_size: 
     tokenizer that lacks a special token, or a full disk.
     """
     cache_dir = Path(cache_dir).expanduser()
-    with _disk_errors(cache_dir):
+    with disk_errors(cache_dir):
         cache_dir.mkdir(parents=True, exist_ok=True)
     if tokenizer is None:
         with world.main_first():
@@ -108,7 +105,7 @@ def prepare(source, cache_dir, *, tokenizer: str | None, kind: str, vocab_size: 
                 "token_dtype": token_dtype(vocabulary).str, "tokenizer_sha256": content, "splitter": SPLITTER}
         blocks = paragraph_blocks(_with_bar(source, "tokenising", progress))
         with contextlib.ExitStack() as stack:
-            folder = world.from_main(lambda: stack.enter_context(_temporary_folder(cache_dir)))
+            folder = world.from_main(lambda: stack.enter_context(temporary_folder(cache_dir)))
             if not folder.is_dir():
                 raise DataError(f"--cache-dir {cache_dir}: the machine of process {world.rank} does not see what the "
                                 "first process writes there; name a folder that all machines share")
@@ -116,7 +113,7 @@ def prepare(source, cache_dir, *, tokenizer: str | None, kind: str, vocab_size: 
                 blocks = itertools.islice(blocks, world.rank, None, world.size)
             encoded = stack.enter_context(contextlib.closing(encode_blocks(blocks, vocabulary, num_workers)))
             if world.size > 1:
-                with _disk_errors(cache_dir):
+                with disk_errors(cache_dir):
                     write_part(folder / f"part-{world.rank}", encoded)
                 world.barrier()
                 encoded = read_parts([folder / f"part-{rank}" for rank in range(world.size)], meta["token_dtype"])
@@ -124,7 +121,7 @@ def prepare(source, cache_dir, *, tokenizer: str | None, kind: str, vocab_size: 
                 _write_store(encoded, folder, meta, cache_dir)
                 for part in folder.glob("part-*"):
                     part.unlink()
-                _publish(folder, path, cache_dir)
+                publish(folder, path, _open_whole)
         world.barrier()
     store = Store.open(path)
     if announce:
@@ -145,7 +142,7 @@ def _trained_tokenizer(source, cache_dir: Path, kind: str, vocab_size: int, seed
     if vocabulary_size(tokenizer) < vocab_size:
         print(f"{source.name}: the text supports {vocabulary_size(tokenizer):,} pieces, "
               f"fewer than vocab_size={vocab_size}")
-    with _disk_errors(cache_dir):
+    with disk_errors(cache_dir):
         save_tokenizer(tokenizer, folder)
     return tokenizer
 
@@ -168,7 +165,7 @@ def _write_store(blocks: Iterable[EncodedBlock], folder: Path, meta: dict, cache
     num_tokens = num_sentences = num_documents = 0
     last_start = -1
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_disk_errors(cache_dir))
+        stack.enter_context(disk_errors(cache_dir))
         tokens, sentences, documents = files = [
             stack.enter_context(open(folder / f"{name}.bin", "wb"))
             for name in ("tokens", "sentence_offsets", "document_offsets")]
@@ -203,54 +200,3 @@ def _open_whole(path: Path) -> Store | None:
         return Store.open(path)
     except DataError:
         return None
-
-
-@contextlib.contextmanager
-def _temporary_folder(cache_dir: Path):
-    """A folder for one build, removed afterwards unless renamed; first those of dead processes go.
-
-    A living process holds a lock in its folder, which the system drops however the process ends.
-    """
-    folder = cache_dir / f"building-{uuid.uuid4().hex}"
-    with _disk_errors(cache_dir), _locked(cache_dir / "lock"):
-        for other in cache_dir.glob("building-*"):
-            # in use; gone by itself meanwhile; another user's
-            with contextlib.suppress(BlockingIOError, FileNotFoundError, PermissionError), \
-                    _locked(other / "lock", fcntl.LOCK_NB):
-                shutil.rmtree(other, ignore_errors=True)
-        folder.mkdir()
-        lock = contextlib.ExitStack()
-        lock.enter_context(_locked(folder / "lock"))
-    with lock:
-        try:
-            yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def _publish(folder: Path, path: Path, cache_dir: Path) -> None:
-    """Rename a finished build, unless another process was first with the same."""
-    with _disk_errors(cache_dir), _locked(cache_dir / "lock"):
-        if _open_whole(path) is None:
-            shutil.rmtree(path, ignore_errors=True)
-            (folder / "lock").unlink()
-            folder.rename(path)
-
-
-@contextlib.contextmanager
-def _locked(path: Path, flags: int = 0):
-    with open(path, "a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX | flags)
-        yield
-
-
-@contextlib.contextmanager
-def _disk_errors(cache_dir: Path):
-    try:
-        yield
-    except OSError as error:
-        advice = ("free some space there, or name another folder by --cache-dir"
-                  if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else
-                  "name a folder that can be written by --cache-dir")
-        raise DataError(f"{error.filename or cache_dir}: {error.strerror} while preparing the text; "
-                        f"{advice}") from None

@@ -107,7 +107,7 @@ def test_empty_source_and_faults(folder, tmp_path):  # noqa: F811
             native_build(Documents(documents), tmp_path, folder)
     with pytest.raises(DataError, match="no text"):
         native_build(Documents([[""]]), tmp_path, None)
-    assert not list(tmp_path.iterdir())
+    assert [path.name for path in tmp_path.iterdir()] == ["lock"]
     with pytest.raises(DataError, match="wordpiece.*--tokenizer"):
         native_build(made_up(), tmp_path, None, kind="wordpiece")
     (tmp_path / "file").write_text("")
@@ -137,7 +137,13 @@ def test_another_process_was_first(folder, tmp_path, monkeypatch):  # noqa: F811
 
     monkeypatch.setattr("data.native.store.write_store", write)
     assert files(native_build(made_up(), tmp_path / "cache", folder)[0]) == files(first)
-    assert [path.name for path in (tmp_path / "cache").iterdir()] == [first.path.name]
+    assert sorted(path.name for path in (tmp_path / "cache").iterdir()) == ["lock", first.path.name]
+
+
+def test_what_a_killed_preparation_left_goes(folder, tmp_path):  # noqa: F811
+    (tmp_path / "building-dead").mkdir()
+    native_build(made_up(), tmp_path, folder)
+    assert not (tmp_path / "building-dead").exists()
 
 
 def test_draws_are_the_shared_ones():

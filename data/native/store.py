@@ -6,9 +6,7 @@ made under a temporary name and renamed when it is whole.
 import hashlib
 import json
 import os
-import shutil
 import sys
-import tempfile
 import time
 from array import array
 from collections.abc import Iterable, Iterator
@@ -17,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from data.building import disk_errors, publish, temporary_folder
 from data.errors import DataError
 from data.native.tokenizer import Tokenizer, special_ids
 from data.native.trainer import train_tokenizer
@@ -64,25 +63,21 @@ def prepare(source, cache_dir, *, tokenizer: str | None, kind: str, vocab_size: 
     for an empty source, a tokenizer that can't be used, or a full disk.
     """
     cache_dir = Path(cache_dir).expanduser()
-    try:
-        with world.main_first() if world else nullcontext():
-            cache_dir.mkdir(parents=True, exist_ok=True)
-            if tokenizer is None:
-                tokenizer = _trained(source, cache_dir, kind, vocab_size, seed, progress)
-            else:
-                tokenizer = load_tokenizer(tokenizer)
-            special_ids(tokenizer)           # refuses a tokenizer without them before the text is read
-            content = hashlib.sha256(tokenizer.to_str().encode()).hexdigest()
-            # Under a name of its own: a store that the fast pipeline built is not taken for one that this one built.
-            path = cache_dir / f"store-native-{_digest(source.fingerprint(), content, FORMAT, SPLITTER)}"
-            built = not _is_whole(path)
-            if built:
-                with tempfile.TemporaryDirectory(prefix=".native-", dir=cache_dir, ignore_cleanup_errors=True) as folder:
-                    write_store(_with_progress(source, "tokenising", progress), tokenizer, Path(folder), source.name)
-                    _publish(Path(folder), path)
-    except OSError as error:
-        raise DataError(f"{error.filename or cache_dir}: {error.strerror} while preparing the text; name a folder "
-                        "that can be written and has space by --cache-dir") from None
+    with world.main_first() if world else nullcontext(), disk_errors(cache_dir):
+        cache_dir.mkdir(parents=True, exist_ok=True)
+        if tokenizer is None:
+            tokenizer = _trained(source, cache_dir, kind, vocab_size, seed, progress)
+        else:
+            tokenizer = load_tokenizer(tokenizer)
+        special_ids(tokenizer)           # refuses a tokenizer without them before the text is read
+        content = hashlib.sha256(tokenizer.to_str().encode()).hexdigest()
+        # Under a name of its own: a store that the fast pipeline built is not taken for one that this one built.
+        path = cache_dir / f"store-native-{_digest(source.fingerprint(), content, FORMAT, SPLITTER)}"
+        built = not _is_whole(path)
+        if built:
+            with temporary_folder(cache_dir) as folder:
+                write_store(_with_progress(source, "tokenising", progress), tokenizer, folder, source.name)
+                publish(folder, path, _is_whole)
     store = Store(path)
     if announce:
         print(f"{source.name}: {store.num_documents:,} documents, {store.num_sentences:,} sentences, "
@@ -158,18 +153,6 @@ def _is_whole(path: Path) -> bool:
         return bool(Store(path))
     except DataError:
         return False
-
-
-def _publish(folder: Path, path: Path) -> None:
-    """Rename a finished store, unless another process was first with the same; a damaged one gives way."""
-    folder.chmod(0o755)                  # a temporary folder is for its owner alone
-    if not _is_whole(path):
-        shutil.rmtree(path, ignore_errors=True)
-    try:
-        folder.rename(path)
-    except OSError:
-        if not _is_whole(path):
-            raise
 
 
 def _trained(source, cache_dir: Path, kind: str, vocab_size: int, seed: int, progress: bool) -> Tokenizer:
