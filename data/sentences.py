@@ -1,11 +1,28 @@
 """Paragraphs to sentences, the one step that both preprocessing pipelines share."""
 import importlib.metadata
+import re
 
 from sentencex import segment
 
-SPLITTER = f"sentencex {importlib.metadata.version('sentencex')}"
+LONGEST = 1000         # characters of a sentence; of text without sentence ends, a part to be read as one
+SPLITTER = f"sentencex {importlib.metadata.version('sentencex')}, at most {LONGEST} characters"
+# Thai, Lao, Tibetan, Burmese; Khmer; Chinese, Japanese, Yi: scripts without blanks between the words
+WITHOUT_BLANKS = re.compile(
+    "[\u0e00-\u109f\u1780-\u17ff\u2e80-\ua4cf\uf900-\ufaff\U0001b000-\U0001b16f\U00020000-\U0003ffff]")
 
 
 def split_sentences(paragraph: str) -> list[str]:
-    """Sentences of an English paragraph, in order, without outer white space; none is empty."""
-    return [sentence for part in segment("en", paragraph) if (sentence := part.strip())]
+    """Sentences of an English paragraph, in order, without outer white space; none is empty. One that is longer than
+    `LONGEST` is cut, at a blank where there is one."""
+    sentences = (sentence.strip() for sentence in segment("en", paragraph))
+    return [part for sentence in sentences for part in _parts(sentence)]
+
+
+def _parts(sentence: str):
+    while len(sentence) > LONGEST:
+        end = sentence.rfind(" ", 1, LONGEST + 1)
+        end = end if end > 0 else LONGEST
+        yield sentence[:end]
+        sentence = sentence[end:].lstrip()
+    if sentence:
+        yield sentence

@@ -20,7 +20,7 @@ from data.blocks import EncodedBlock, encode_blocks, paragraph_blocks, read_part
 from data.building import disk_errors, publish, temporary_folder
 from data.errors import DataError
 from data.sentences import SPLITTER
-from data.tokenizer import load_tokenizer, save_tokenizer, special_ids, train_tokenizer, vocabulary_size
+from data.tokenizer import load_tokenizer, save_tokenizer, train_tokenizer, vocabulary_size
 
 FORMAT = 1
 ALONE = SimpleNamespace(rank=0, size=1, is_main=True, barrier=lambda: None, from_main=lambda make: make(),
@@ -96,7 +96,6 @@ def prepare(source, cache_dir, *, tokenizer: str | None, kind: str, vocab_size: 
             vocabulary = _trained_tokenizer(source, cache_dir, kind, vocab_size, seed, progress)
     else:
         vocabulary = load_tokenizer(tokenizer)
-    special_ids(vocabulary)              # refuses a tokenizer without them before the text is read
     content = hashlib.sha256(vocabulary.to_str().encode()).hexdigest()
     path = cache_dir / f"store-{_digest(source.fingerprint(), content, FORMAT, SPLITTER)}"
     built = world.from_main(lambda: _open_whole(path) is None)

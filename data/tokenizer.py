@@ -10,6 +10,7 @@ import random
 import re
 import string
 import tempfile
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -23,21 +24,23 @@ from tokenizers import (AddedToken, Regex, Tokenizer, decoders, models, normaliz
                         processors)
 
 from data.errors import DataError
+from data.sentences import WITHOUT_BLANKS
 
 ALBERT_SPECIALS = ("<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]")
 BERT_SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 SAMPLE_BYTES = 50_000_000   # SentencePiece takes about 20 bytes of memory for each
 CHARACTER_COVERAGE = 0.99995  # as ALBERT's vocabulary was trained; the rarest characters become <unk>,
 REQUIRED_CHARACTERS = string.ascii_lowercase + string.digits + string.punctuation  # but never these
+LONGEST_WORD = 1 << 20  # bytes: in Chinese a paragraph has no blank; SentencePiece passes over what is longer
 TRAINER_THREADS = 4  # a constant: sums of another number of parts round otherwise
 
 
 def load_tokenizer(path) -> Tokenizer:
-    """The tokenizer of a `tokenizer.json`, of a SentencePiece `.model`, or of a folder with one.
+    """The tokenizer of a `tokenizer.json`, of a SentencePiece `.model`, of BERT's `vocab.txt`, or of a folder with one.
 
     A folder is a run, a checkpoint or a model in the Hugging Face layout; the first of `tokenizer.json`,
     `spiece.model` and `vocab.txt` in it counts. Padding and truncation that the file asks for are off.
-    Raises DataError where there is none or it can't be read.
+    Raises DataError where there is none, it can't be read or lacks a special token.
     """
     path = Path(path)
     if path.is_dir():
@@ -47,16 +50,20 @@ def load_tokenizer(path) -> Tokenizer:
             raise DataError(f"{path}: no tokenizer in this folder (looked for {', '.join(names)})")
         path = found
     if not path.is_file():
-        raise DataError(f"{path}: no such tokenizer; give a tokenizer.json, a SentencePiece .model "
+        raise DataError(f"{path}: no such tokenizer; give a tokenizer.json, a SentencePiece .model, a vocab.txt "
                         "or a folder with one")
     if path.suffix == ".model":
         return _read_sentencepiece(path)
-    if path.name == "vocab.txt":
+    if path.suffix == ".txt":
         return _read_bert_vocabulary(path)
     try:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises bare Exception for a file that it can't parse
         raise DataError(f"{path}: not a tokenizer.json of the tokenizers library ({error})") from None
+    try:
+        special_ids(tokenizer)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None
     tokenizer.no_padding()
     tokenizer.no_truncation()
     return tokenizer
@@ -119,17 +126,23 @@ def word_starts(tokenizer: Tokenizer) -> np.ndarray:
     """(V,) bool: whether a piece begins a word, for masking by whole words.
 
     WordPiece: every piece without `##`. Unigram: as `_is_start_piece_sp` of ALBERT's release, pieces
-    with `▁`, single punctuation marks and all pieces with a character outside a-z and punctuation;
-    beside these runs of punctuation, which the release's vocabulary has none of.
+    with `▁`, single punctuation marks and all pieces with a character beside letters and punctuation; letters are
+    not a-z alone here, as in the release's vocabulary, but those of every script with blanks between its words.
     """
     pieces = [tokenizer.id_to_token(index) or "" for index in range(vocabulary_size(tokenizer))]
     if isinstance(tokenizer.model, models.WordPiece):
         return np.array([not piece.startswith("##") for piece in pieces])
-    letters = set(string.ascii_letters)
     # In the release "'", "<", "=" and ">" are no punctuation, and so begin a word wherever they occur.
-    joining = letters | set(string.punctuation) - set("'<=>") | {"€", "£"}
-    return np.array([piece in ALBERT_SPECIALS or not (letters & set(piece) and set(piece) <= joining)
-                     for piece in pieces])
+    joining = set(string.punctuation) - set("'<=>") | {"€", "£"}
+
+    letters = [[character for character in piece if character not in joining] for piece in pieces]
+    return np.array([piece in ALBERT_SPECIALS or not rest or not all(map(_is_letter, rest))
+                     for piece, rest in zip(pieces, letters)])
+
+
+def _is_letter(character: str) -> bool:
+    """Whether it is a letter, or a mark on one, of a script with blanks between its words."""
+    return unicodedata.category(character)[0] in "LM" and not WITHOUT_BLANKS.match(character)
 
 
 def albert_tokenizer(vocabulary, unk_id: int, charsmap: bytes = b"", lower: bool = True,
@@ -260,6 +273,7 @@ def _train_sentencepiece(counts: dict[str, int], model_type: str, vocab_size: in
         try:
             sentencepiece.SentencePieceTrainer.train(
                 input=str(words), input_format="tsv", model_writer=model, model_type=model_type,
+                max_sentence_length=LONGEST_WORD,
                 vocab_size=vocab_size - specials + 1, hard_vocab_limit=False,
                 character_coverage=CHARACTER_COVERAGE, required_chars=REQUIRED_CHARACTERS,
                 normalization_rule_name="identity", num_threads=TRAINER_THREADS, minloglevel=2,
@@ -277,7 +291,7 @@ def _train_sentencepiece(counts: dict[str, int], model_type: str, vocab_size: in
 
 
 def _read_sentencepiece(path: Path) -> Tokenizer:
-    proto, settings = sentencepiece_model_pb2.ModelProto(), _settings_beside(path)
+    proto = sentencepiece_model_pb2.ModelProto()
     try:
         proto.ParseFromString(path.read_bytes())
     except DecodeError:
@@ -286,8 +300,20 @@ def _read_sentencepiece(path: Path) -> Tokenizer:
         raise DataError(f"{path}: not a Unigram SentencePiece model, which ALBERT needs")
     vocabulary = [(piece.piece, piece.score) for piece in proto.pieces]
     unk_id = next(index for index, piece in enumerate(proto.pieces) if piece.type == piece.UNKNOWN)
-    return albert_tokenizer(vocabulary, unk_id, proto.normalizer_spec.precompiled_charsmap,
-                            settings.get("do_lower_case", True), settings.get("keep_accents", False))
+    settings = _settings_beside(path) or _as_written(piece for piece, _ in vocabulary)
+    try:
+        return albert_tokenizer(vocabulary, unk_id, proto.normalizer_spec.precompiled_charsmap,
+                                settings.get("do_lower_case", True), settings.get("keep_accents", False))
+    except DataError as error:
+        raise DataError(f"{path}: {error}; train it with --pad_id=0 --unk_id=1 --bos_id=-1 --eos_id=-1 "
+                        "--control_symbols=[CLS],[SEP],[MASK]") from None
+
+
+def _as_written(pieces: Iterable[str]) -> dict:
+    """The settings of a vocabulary that come without: lower case and no accents where no piece has others."""
+    text = "".join(piece for piece in pieces if not re.fullmatch(r"\[.*\]|<.*>", piece))
+    plain = normalizers.Sequence([normalizers.NFKD(), normalizers.StripAccents()])
+    return {"do_lower_case": text == text.lower(), "keep_accents": text != plain.normalize_str(text)}
 
 
 def _settings_beside(path: Path) -> dict:

@@ -69,7 +69,6 @@ def prepare(source, cache_dir, *, tokenizer: str | None, kind: str, vocab_size: 
             tokenizer = _trained(source, cache_dir, kind, vocab_size, seed, progress)
         else:
             tokenizer = load_tokenizer(tokenizer)
-        special_ids(tokenizer)           # refuses a tokenizer without them before the text is read
         content = hashlib.sha256(tokenizer.to_str().encode()).hexdigest()
         # Under a name of its own: a store that the fast pipeline built is not taken for one that this one built.
         path = cache_dir / f"store-native-{_digest(source.fingerprint(), content, FORMAT, SPLITTER)}"

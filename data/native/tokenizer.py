@@ -4,12 +4,14 @@ The names and the written form are those of ``tokenizers.Tokenizer``, so that ch
 """
 import json
 import re
+import unicodedata
 from types import SimpleNamespace
 
 from data.errors import DataError
 from data.native.normalization import WHITE_SPACE, make_normalizer
 from data.native.unigram import UNKNOWN_PENALTY, lattice, viterbi
 from data.native.wordpiece import bert_words, longest_first
+from data.sentences import WITHOUT_BLANKS
 
 SPECIALS = (("<pad>", "[PAD]"), ("<unk>", "[UNK]"), ("[CLS]",), ("[SEP]",), ("[MASK]",))
 
@@ -133,11 +135,16 @@ def word_starts(tokenizer: Tokenizer) -> list[bool]:
     """Whether each piece begins a word, by id, for masking by whole words.
 
     WordPiece: a piece without ``##``. Unigram (``_is_start_piece_sp`` of ALBERT's release): every piece but those made
-    of letters a-z and the punctuation that joins them, with at least one letter.
+    of letters, of a script with blanks between its words, and the punctuation that joins them, with at least one letter.
     """
     if tokenizer.wordpiece:
         return [not (tokenizer.id_to_token(i) or "").startswith("##") for i in range(tokenizer.get_vocab_size())]
     # The release takes ' < = > for no punctuation: they begin a word wherever they occur.
-    joined = re.compile(r"""(?=.*[A-Za-z])[A-Za-z!"#$%&()*+,\-./:;?@\[\\\]^_`{|}~€£]+""")
+    joining = str.maketrans("", "", r"""!"#$%&()*+,-./:;?@[\]^_`{|}~€£""")
     pieces = [tokenizer.id_to_token(index) or "" for index in range(tokenizer.get_vocab_size())]
-    return [piece in {names[0] for names in SPECIALS} or not joined.fullmatch(piece) for piece in pieces]
+    return [piece in {names[0] for names in SPECIALS} or not is_word(piece.translate(joining)) for piece in pieces]
+
+
+def is_word(text: str) -> bool:
+    """Whether it is letters, with their marks, of a script that parts words by blanks; at least one."""
+    return text != "" and all(unicodedata.category(c)[0] in "LM" for c in text) and not WITHOUT_BLANKS.search(text)

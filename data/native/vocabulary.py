@@ -1,12 +1,15 @@
 """Vocabularies on disk: a tokenizer.json, a SentencePiece ``.model`` or ``.vocab``, BERT's ``vocab.txt``."""
 import base64
 import json
+import re
 import struct
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
 from data.errors import DataError
-from data.native.tokenizer import Tokenizer
+from data.native.normalization import strip_accents
+from data.native.tokenizer import Tokenizer, special_ids
 
 ALBERT_SPECIALS = ("<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]")
 BERT_SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -24,18 +27,18 @@ def load_tokenizer(path) -> Tokenizer:
         path = found[0]
     if not path.is_file():
         raise DataError(f"{path}: no such tokenizer; give a tokenizer.json, a SentencePiece .model or .vocab, "
-                        "or a folder with one")
+                        "a vocab.txt or a folder with one")
     try:
         if path.suffix == ".model":
-            settings = _settings_beside(path)
-            return albert_tokenizer(*read_sentencepiece_model(path.read_bytes()), settings.get("do_lower_case", True),
-                                    settings.get("keep_accents", False))
+            return _read_albert_vocabulary(path, *read_sentencepiece_model(path.read_bytes()))
         if path.suffix == ".vocab":
-            return albert_tokenizer(*read_sentencepiece_vocab(path.read_text(encoding="utf-8")))
-        if path.name == "vocab.txt":
+            return _read_albert_vocabulary(path, *read_sentencepiece_vocab(path.read_text(encoding="utf-8")))
+        if path.suffix == ".txt":
             return _read_bert_vocabulary(path)
         config = json.loads(path.read_text(encoding="utf-8"))
-        return Tokenizer(config | {"truncation": None, "padding": None})
+        tokenizer = Tokenizer(config | {"truncation": None, "padding": None})
+        special_ids(tokenizer)                           # refuses one without them
+        return tokenizer
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
     except OSError as error:
@@ -159,6 +162,19 @@ def _settings_beside(path: Path) -> dict:
     """The tokenizer_config.json in the folder of a vocabulary; empty where there is none."""
     file = path.with_name("tokenizer_config.json")
     return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+
+
+def _read_albert_vocabulary(path: Path, pieces: list[tuple[str, float]], unk_id: int, charsmap: bytes) -> Tokenizer:
+    """In the case and with the accents that its settings say or, without any, that its pieces have."""
+    text = "".join(piece for piece, _ in pieces if not re.fullmatch(r"\[.*\]|<.*>", piece))
+    settings = _settings_beside(path) or {"do_lower_case": text == text.lower(), "keep_accents":
+                                          text != strip_accents(unicodedata.normalize("NFKD", text))}
+    try:
+        return albert_tokenizer(pieces, unk_id, charsmap, settings.get("do_lower_case", True),
+                                settings.get("keep_accents", False))
+    except DataError as error:
+        raise DataError(f"{error}; train it with --pad_id=0 --unk_id=1 --bos_id=-1 --eos_id=-1 "
+                        "--control_symbols=[CLS],[SEP],[MASK]") from None
 
 
 def _read_bert_vocabulary(path: Path) -> Tokenizer:
