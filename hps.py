@@ -6,6 +6,7 @@ the model (``_albert_shared``), then the model (``_albert_base``), then task-and
 import ast
 import difflib
 import math
+import re
 from types import SimpleNamespace
 
 _common = dict(
@@ -38,6 +39,9 @@ _pretrain = dict(
     mask_prob=0.15,
     max_ngram=3,
     whole_words=True,
+    language="en",               # of the text, for its cut into sentences: a Wikipedia's code, such as de, hi or zh
+    lower_case=True,             # a vocabulary trained on the text is of lower case; false: as the text is written
+    strip_accents=True,          # ... and without accents; false where they tell words apart, as in Hindi or Japanese
     short_seq_prob=0.1,
     sentence_objective="sop",    # sop | nsp | none
     heldout_fraction=0.005,      # of the documents
@@ -275,6 +279,8 @@ def check(hps):
         value = getattr(hps, key, None)
         if value is not None and not holds(value):
             raise SettingError(f"{key}={value}: it must be {words}")
+    if not re.fullmatch(r"[a-z]{2,3}(-[a-z-]+)?", getattr(hps, "language", "en")):
+        raise SettingError(f"language={hps.language}: write its code, such as en, de or zh")
     if None not in (hps.warmup_steps, hps.max_steps) and hps.warmup_steps >= hps.max_steps:
         raise SettingError(f"warmup_steps={hps.warmup_steps} is not below max_steps={hps.max_steps}: "
                            f"--set warmup_steps={hps.max_steps // 10}")

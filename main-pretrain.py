@@ -95,6 +95,7 @@ def resumed_settings(args, given):
     hps = settings_of(folder, config, vars(HPS["pretrain", flags.model]))
     keys = override(hps, args.set)
     check(hps)
+    flags.data = given.pop("data", flags.data)                  # it may lie elsewhere now; `newest_of` compares the text
     refuse_changes(folder, config, given | {key: getattr(hps, key) for key in keys})
     flags.tokenizer = str(folder)
     return flags, hps, keys
@@ -119,9 +120,13 @@ def main():
     source = open_source(flags.data, text_field=flags.text_field, documents=flags.documents, small=flags.small)
     store, tokenizer = pipeline.prepare(source, args.cache_dir or DEFAULT_CACHE, tokenizer=flags.tokenizer or start,
                                         kind=hps.tokenizer_kind, vocab_size=hps.vocab_size, seed=hps.seed,
-                                        num_workers=torch.get_num_threads(), progress=not quiet,
-                                        announce=world.is_main, world=world)
-    hps.vocab_size, state = vocabulary_size(tokenizer), None
+                                        language=hps.language, lower_case=hps.lower_case,
+                                        strip_accents=hps.strip_accents, num_workers=torch.get_num_threads(),
+                                        progress=not quiet, announce=world.is_main, world=world)
+    size = vocabulary_size(tokenizer)
+    if "vocab_size" in keys and hps.vocab_size != size and (flags.tokenizer or start) and world.is_main:
+        print(f"vocab_size={hps.vocab_size} is not used: {flags.tokenizer or start} has {size:,} pieces")
+    hps.vocab_size, hps.pad_token_id, state = size, special_ids(tokenizer).pad, None
     if args.resume:
         path, state = world.from_main(lambda: newest_of(args.resume, store))
         model, changes = AlbertForPretraining.from_pretrained(path), []
@@ -131,6 +136,8 @@ def main():
         model, changes = new_model(hps), []
     task = Pretraining(store, tokenizer, hps, world, pipeline)
     trainer = Trainer(task, model, tokenizer, hps, world, quiet, args.profile)
+    if world.is_main:
+        print(*task.remarks(), sep="\n", end="\n" if task.remarks() else "")
     if args.dry_run:
         lines = estimate(trainer, task.train.plan(0).length)
         if world.is_main:
@@ -139,15 +146,10 @@ def main():
     if args.resume:
         trainer.restore(path, state)
     run = open_run(args, "pretrain", {
-        "task": "pretrain", **vars(flags), **vars(hps), "store": store.path.name, "cache_dir": str(store.path.parent),
+        "task": "pretrain", **vars(flags), **vars(hps), "text_sha256": store.meta["text_sha256"],
+        "cache_dir": str(store.path.parent.absolute()),
         "cpu": args.cpu, "asked": asked}, trainer, state)
     if world.is_main:
-        if (median := task.median_document()) < hps.seq_len:
-            print(f"half of the documents have fewer than {median + 1:,.0f} tokens: many sequences stay shorter than "
-                  f"seq_len={hps.seq_len}")
-        if (share := task.heldout_share()) > max(2 * hps.heldout_fraction, 0.2):
-            print(f"{share:.0%} of the tokens are held out, for heldout_fraction={hps.heldout_fraction:g} of the documents: "
-                  "they are few and of unequal length; cut long ones, or try another --documents")
         print(*(f"{flags.init_from}: {line}" for line in changes), sep="\n", end="\n" if changes else "")
         parameters = sum(p.numel() for p in model.parameters())
         print(f"{flags.model}: {parameters:,} parameters, {hps.attention} attention, on {world.device} in "
@@ -162,8 +164,9 @@ def main():
 
 def newest_of(run, store):
     """Path and state of the newest good checkpoint of a run that was trained on this store."""
-    if read_config(run).get("store") != store.path.name:
-        raise RunError(f"--resume {run}: the text has changed since the run began; start a new run without --resume")
+    if read_config(run).get("text_sha256") != store.meta["text_sha256"]:
+        raise RunError(f"--resume {run}: the text, or its cut into sentences, has changed since the run began; "
+                       "name the old text by --data, or start a new run without --resume")
     return checkpoints.newest(Path(run) / "checkpoints")
 
 

@@ -41,11 +41,12 @@ def main():
     config = read_config(args.run)
     if config["task"] != "pretrain":
         raise RunError(f"{args.run}: a run of {config['task']}; name one of main-pretrain.py")
-    config = SimpleNamespace(**config | dict(
+    config = SimpleNamespace(**{"language": "en"} | config | dict(
         mask_prob=0.15, short_seq_prob=0.1, eval_sequences=10**9, micro_batch_size=64, batch_size=1))
     source = open_source(config.data, text_field=config.text_field, documents=config.documents, small=config.small)
     store, tokenizer = prepare(source, args.cache_dir, tokenizer=str(args.run), kind=config.tokenizer_kind,
-                               vocab_size=config.vocab_size, seed=config.seed, num_workers=2, progress=False)
+                               vocab_size=config.vocab_size, seed=config.seed, language=config.language,
+                               num_workers=2, progress=False)
     world = distributed.join()
     model = AlbertForPretraining.from_pretrained(args.run).to(world.device).eval()
     tasks = {name: Pretraining(store, tokenizer, SimpleNamespace(**vars(config) | masks), world) for name, masks in {

@@ -67,8 +67,8 @@ class BlockEncoder:
     itself spells out become the unknown token: `[SEP]` in a text ends no segment.
     """
 
-    def __init__(self, tokenizer: Tokenizer):
-        self.tokenizer = tokenizer
+    def __init__(self, tokenizer: Tokenizer, language: str = "en"):
+        self.tokenizer, self.language = tokenizer, language
         self.dtype = token_dtype(tokenizer)
         self.kept = np.arange(vocabulary_size(tokenizer), dtype=self.dtype)  # what stands for each id
         unknown = [tokenizer.token_to_id(token) for token in ("<unk>", "[UNK]")]
@@ -84,7 +84,7 @@ class BlockEncoder:
         for starts_document, paragraph in block:
             if starts_document:
                 starts.append(len(sentences))
-            sentences += split_sentences(paragraph)
+            sentences += split_sentences(paragraph, self.language)
         if not sentences:
             return EncodedBlock(np.zeros(0, self.dtype), np.zeros(0, "<i8"), np.zeros(len(starts), "<i8"))
         encoded, lengths = self._by_word(sentences) if self.by_word else self._encode(sentences)
@@ -128,10 +128,11 @@ def encodes_by_word(tokenizer: Tokenizer) -> bool:
         " " in token["content"] or token["single_word"] for token in parts["added_tokens"])
 
 
-def encode_blocks(blocks: Iterable[list], tokenizer: Tokenizer, num_workers: int) -> Iterator[EncodedBlock]:
+def encode_blocks(blocks: Iterable[list], tokenizer: Tokenizer, num_workers: int,
+                  language: str = "en") -> Iterator[EncodedBlock]:
     """Encode blocks in `num_workers` processes (0: in this one), in order, few blocks held at a time."""
     if num_workers < 1:
-        yield from map(BlockEncoder(tokenizer), blocks)
+        yield from map(BlockEncoder(tokenizer, language), blocks)
         return
     workers, idle = [], SimpleQueue()
     threads = ThreadPoolExecutor(num_workers)
@@ -145,7 +146,7 @@ def encode_blocks(blocks: Iterable[list], tokenizer: Tokenizer, num_workers: int
 
     try:
         for _ in range(num_workers):
-            workers.append(Worker(tokenizer))
+            workers.append(Worker(tokenizer, language))
             idle.put(workers[-1])
         pending = deque()
         for block in blocks:
@@ -189,13 +190,13 @@ def read_parts(paths: list[Path], dtype: str) -> Iterator[EncodedBlock]:
 class Worker:
     """A process that encodes one block at a time; called from a thread, which waits meanwhile."""
 
-    def __init__(self, tokenizer: Tokenizer):
+    def __init__(self, tokenizer: Tokenizer, language: str = "en"):
         root = str(Path(__file__).resolve().parents[1])
         paths = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
         environment = os.environ | {"PYTHONPATH": paths, "TOKENIZERS_PARALLELISM": "false"}
         self.dtype = token_dtype(tokenizer)
         self.process = subprocess.Popen(
-            [sys.executable, "-c", "from data.blocks import serve; serve()"],
+            [sys.executable, "-c", "import sys; from data.blocks import serve; serve(sys.argv[1])", language],
             cwd=root, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         self._send(tokenizer.to_str().encode())
 
@@ -222,7 +223,7 @@ def _read(file, size: int) -> bytes:
     return data
 
 
-def serve() -> None:
+def serve(language: str) -> None:
     """A worker's life: a tokenizer, then block after block, until the parent closes the pipe or dies."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     source, sink = sys.stdin.buffer, sys.stdout.buffer
@@ -231,7 +232,7 @@ def serve() -> None:
         return _read(source, struct.unpack("<q", _read(source, 8))[0])
 
     try:
-        encode = BlockEncoder(Tokenizer.from_str(receive().decode()))
+        encode = BlockEncoder(Tokenizer.from_str(receive().decode()), language)
         while True:
             encoded = encode(json.loads(receive()))
             sink.write(HEADER.pack(*map(len, encoded)))

@@ -2,6 +2,7 @@
 import contextlib
 import errno
 import fcntl
+import hashlib
 import shutil
 import uuid
 from pathlib import Path
@@ -39,6 +40,16 @@ def publish(folder: Path, path: Path, is_whole) -> None:
             shutil.rmtree(path, ignore_errors=True)
             (folder / "lock").unlink()
             folder.rename(path)
+
+
+def digest_of_files(folder: Path, names) -> str:
+    """Of their contents, one after the other."""
+    digest = hashlib.sha256()
+    for name in names:
+        with open(folder / name, "rb") as file:
+            while piece := file.read(1 << 20):
+                digest.update(piece)
+    return digest.hexdigest()
 
 
 @contextlib.contextmanager

@@ -39,7 +39,7 @@ class LocalFile:
 
     @property
     def kind(self) -> str:
-        return Path(self.path.name.removesuffix(".gz").removesuffix(".zst")).suffix
+        return Path(self.path.name.lower().removesuffix(".gz").removesuffix(".zst")).suffix
 
     def paragraphs(self) -> Paragraphs:
         self.position = 0

@@ -11,10 +11,10 @@ WITHOUT_BLANKS = re.compile(
     "[\u0e00-\u109f\u1780-\u17ff\u2e80-\ua4cf\uf900-\ufaff\U0001b000-\U0001b16f\U00020000-\U0003ffff]")
 
 
-def split_sentences(paragraph: str) -> list[str]:
-    """Sentences of an English paragraph, in order, without outer white space; none is empty. One that is longer than
-    `LONGEST` is cut, at a blank where there is one."""
-    sentences = (sentence.strip() for sentence in segment("en", paragraph))
+def split_sentences(paragraph: str, language: str = "en") -> list[str]:
+    """Sentences of a paragraph, in order, without outer white space; none is empty. One that is longer than `LONGEST` is
+    cut, at a blank where there is one. language: its code in Wikipedia's list, such as en, de or zh."""
+    sentences = (sentence.strip() for sentence in segment(language, paragraph))
     return [part for sentence in sentences for part in _parts(sentence)]
 
 

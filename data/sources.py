@@ -25,7 +25,7 @@ def open_source(
     """The text that the values of `--data` name, concatenated in their order.
 
     A name is `pydocs`, `wikipedia`, `hf:NAME[:CONFIG]`, a file, a folder (every file of a known suffix below
-    it, sorted by path, hidden ones left out) or a glob. `documents` says where a `.txt` file is cut into
+    it, sorted by path, hidden ones left out) or a glob; a file that is named twice is read once. `documents` says where a `.txt` file is cut into
     documents: at its end (`file`), at blank lines or at each line. Rows of the other formats are documents,
     and `text_field` names their column. `small` keeps 1 % of the text, more where that is under 2 MB.
     Raises DataError for what cannot be found, has an unknown format or is empty.
@@ -34,7 +34,7 @@ def open_source(
         raise DataError(f"--documents {documents}: unknown; choose from {', '.join(DOCUMENTS)}")
     if isinstance(names, str) or not isinstance(names, Sequence) or not names:
         raise DataError(f"--data {names!r}: expected one or more names, such as pydocs or a folder")
-    parts = []
+    parts, read = [], set()
     for name in names:
         if name == "pydocs":
             parts.append(PythonDocs())
@@ -46,7 +46,10 @@ def open_source(
                 raise DataError(f"--data {name}: write hf:NAME or hf:NAME:CONFIG, such as hf:{':'.join(WIKIPEDIA)}")
             parts.append(HubDataset(repository, configuration or None, text_field, small))
         else:
-            parts.extend(LocalFile(path, text_field, documents) for path in local_files(name))
+            for path in local_files(name):
+                if path.resolve() not in read:
+                    read.add(path.resolve())
+                    parts.append(LocalFile(path, text_field, documents))
     return Source(names, parts, small)
 
 
@@ -165,7 +168,7 @@ def local_files(name: str) -> list[Path]:
     """The readable files that a path or glob stands for, absolute, in order."""
     path = Path(os.path.abspath(os.path.expanduser(name)))
     if path.is_file():
-        if not path.name.endswith(SUFFIXES):
+        if not path.name.lower().endswith(SUFFIXES):
             raise DataError(f"{name}: unknown suffix '{path.suffix}'; known are {' '.join(SUFFIXES)}")
         found = [path]
     else:
@@ -177,7 +180,7 @@ def local_files(name: str) -> list[Path]:
             raise DataError(f"{name}: no such file or folder{nearest(path)}; "
                             "give a file, folder, glob, hf:NAME, wikipedia or pydocs")
         matches = sorted(Path(os.path.abspath(match)) for match in set(glob.glob(pattern, recursive=True)))
-        found = [match for match in matches if match.is_file() and match.name.endswith(SUFFIXES)]
+        found = [match for match in matches if match.is_file() and match.name.lower().endswith(SUFFIXES)]
     if not found:
         hint = "" if path.is_dir() else nearest(path)
         raise DataError(f"{name}: no file there with a known suffix ({' '.join(SUFFIXES)}){hint}")

@@ -17,12 +17,13 @@ from tokenizers import Tokenizer
 from tqdm import tqdm
 
 from data.blocks import EncodedBlock, encode_blocks, paragraph_blocks, read_parts, token_dtype, write_part
-from data.building import disk_errors, publish, temporary_folder
+from data.building import digest_of_files, disk_errors, publish, temporary_folder
 from data.errors import DataError
 from data.sentences import SPLITTER
 from data.tokenizer import load_tokenizer, save_tokenizer, train_tokenizer, vocabulary_size
 
 FORMAT = 1
+FILES = "tokens.bin", "sentence_offsets.bin", "document_offsets.bin"
 ALONE = SimpleNamespace(rank=0, size=1, is_main=True, barrier=lambda: None, from_main=lambda make: make(),
                         main_first=contextlib.nullcontext)
 
@@ -77,12 +78,13 @@ class Store:
 
 
 def prepare(source, cache_dir, *, tokenizer: str | None, kind: str, vocab_size: int, seed: int,
-            num_workers: int, progress: bool = True, announce: bool = True,
-            world=ALONE) -> tuple[Store, Tokenizer]:
+            num_workers: int, language: str = "en", lower_case: bool = True, strip_accents: bool = True,
+            progress: bool = True, announce: bool = True, world=ALONE) -> tuple[Store, Tokenizer]:
     """Tokenise `source` into a store in `cache_dir`, or open the one that is there already.
 
     tokenizer: path of one (see `load_tokenizer`), or None to train one of `kind` ("unigram", "wordpiece")
-    and `vocab_size` on the source. num_workers: tokenising processes, 0 for none but this; the result
+    and `vocab_size` on the source, by `lower_case` and `strip_accents` as `train_tokenizer` takes them.
+    language: see `split_sentences`. num_workers: tokenising processes, 0 for none but this; the result
     does not depend on it. announce: print one line with the counts. world: the processes that share the
     work, each called with the same arguments and a `cache_dir` that all of them see (`trainer.distributed`);
     each tokenises its part of the blocks, the first one puts them together. DataError for an empty source, a
@@ -93,15 +95,17 @@ def prepare(source, cache_dir, *, tokenizer: str | None, kind: str, vocab_size: 
         cache_dir.mkdir(parents=True, exist_ok=True)
     if tokenizer is None:
         with world.main_first():
-            vocabulary = _trained_tokenizer(source, cache_dir, kind, vocab_size, seed, progress)
+            vocabulary = _trained_tokenizer(source, cache_dir, progress, kind=kind, vocab_size=vocab_size, seed=seed,
+                                            lower_case=lower_case, strip_accents=strip_accents)
     else:
         vocabulary = load_tokenizer(tokenizer)
     content = hashlib.sha256(vocabulary.to_str().encode()).hexdigest()
-    path = cache_dir / f"store-{_digest(source.fingerprint(), content, FORMAT, SPLITTER)}"
+    path = cache_dir / f"store-{_digest(source.fingerprint(), content, FORMAT, SPLITTER, language)}"
     built = world.from_main(lambda: _open_whole(path) is None)
     if built:
         meta = {"format": FORMAT, "source": source.name, "vocab_size": vocabulary_size(vocabulary),
-                "token_dtype": token_dtype(vocabulary).str, "tokenizer_sha256": content, "splitter": SPLITTER}
+                "token_dtype": token_dtype(vocabulary).str, "tokenizer_sha256": content, "splitter": SPLITTER,
+                "language": language}
         blocks = paragraph_blocks(_with_bar(source, "tokenising", progress))
         with contextlib.ExitStack() as stack:
             folder = world.from_main(lambda: stack.enter_context(temporary_folder(cache_dir)))
@@ -110,7 +114,7 @@ def prepare(source, cache_dir, *, tokenizer: str | None, kind: str, vocab_size: 
                                 "first process writes there; name a folder that all machines share")
             if world.size > 1:
                 blocks = itertools.islice(blocks, world.rank, None, world.size)
-            encoded = stack.enter_context(contextlib.closing(encode_blocks(blocks, vocabulary, num_workers)))
+            encoded = stack.enter_context(contextlib.closing(encode_blocks(blocks, vocabulary, num_workers, language)))
             if world.size > 1:
                 with disk_errors(cache_dir):
                     write_part(folder / f"part-{world.rank}", encoded)
@@ -130,14 +134,13 @@ def prepare(source, cache_dir, *, tokenizer: str | None, kind: str, vocab_size: 
     return store, vocabulary
 
 
-def _trained_tokenizer(source, cache_dir: Path, kind: str, vocab_size: int, seed: int,
-                       progress: bool) -> Tokenizer:
-    folder = cache_dir / f"tokenizer-{_digest(source.fingerprint(), kind, vocab_size, seed, FORMAT)}"
+def _trained_tokenizer(source, cache_dir: Path, progress: bool, vocab_size: int, **settings) -> Tokenizer:
+    folder = cache_dir / f"tokenizer-{_digest(source.fingerprint(), vocab_size, settings, FORMAT)}"
     if (folder / "tokenizer.json").is_file():
         return load_tokenizer(folder)
     paragraphs = (paragraph for _, paragraph in _with_bar(source, "reading for the tokenizer", progress))
     with contextlib.closing(paragraphs):
-        tokenizer = train_tokenizer(paragraphs, kind, vocab_size, seed, progress)
+        tokenizer = train_tokenizer(paragraphs, vocab_size=vocab_size, progress=progress, **settings)
     if vocabulary_size(tokenizer) < vocab_size:
         print(f"{source.name}: the text supports {vocabulary_size(tokenizer):,} pieces, "
               f"fewer than vocab_size={vocab_size}")
@@ -165,9 +168,7 @@ def _write_store(blocks: Iterable[EncodedBlock], folder: Path, meta: dict, cache
     last_start = -1
     with contextlib.ExitStack() as stack:
         stack.enter_context(disk_errors(cache_dir))
-        tokens, sentences, documents = files = [
-            stack.enter_context(open(folder / f"{name}.bin", "wb"))
-            for name in ("tokens", "sentence_offsets", "document_offsets")]
+        tokens, sentences, documents = files = [stack.enter_context(open(folder / name, "wb")) for name in FILES]
         sentences.write(np.zeros(1, "<i8").data)
         for block in blocks:
             # A document without a sentence begins where the next one does: one start for both.
@@ -189,7 +190,8 @@ def _write_store(blocks: Iterable[EncodedBlock], folder: Path, meta: dict, cache
         for file in files:
             file.flush()
             os.fsync(file.fileno())
-        meta |= {"num_documents": num_documents, "num_sentences": num_sentences, "num_tokens": num_tokens}
+        meta |= {"num_documents": num_documents, "num_sentences": num_sentences, "num_tokens": num_tokens,
+                 "text_sha256": digest_of_files(folder, FILES)}
         (folder / "meta.json").write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
 
 

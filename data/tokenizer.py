@@ -13,6 +13,7 @@ import tempfile
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -199,9 +200,10 @@ def _with_specials(tokenizer: Tokenizer, tokens) -> Tokenizer:
     return tokenizer
 
 
-def train_tokenizer(paragraphs: Iterable[str], kind: str, vocab_size: int, seed: int,
-                    progress: bool = True) -> Tokenizer:
-    """Train a tokenizer of `kind` "unigram" (ALBERT) or "wordpiece" (BERT) with up to `vocab_size` pieces.
+def train_tokenizer(paragraphs: Iterable[str], kind: str, vocab_size: int, seed: int, progress: bool = True,
+                    lower_case: bool = True, strip_accents: bool = True) -> Tokenizer:
+    """Train a tokenizer of `kind` "unigram" (ALBERT) or "wordpiece" (BERT) with up to `vocab_size` pieces, of text in
+    lower case and without accents unless they are to stay.
 
     The same paragraphs in the same order and the same seed give the same vocabulary, on any machine.
     🤗 Tokenizers' trainers don't: they visit words in random order, so scores differ by 3e-4 from run to run.
@@ -211,8 +213,10 @@ def train_tokenizer(paragraphs: Iterable[str], kind: str, vocab_size: int, seed:
     """
     if kind not in ("unigram", "wordpiece"):
         raise DataError(f"unknown kind of tokenizer {kind!r}: take 'unigram' or 'wordpiece'")
-    blank = (albert_tokenizer([(token, 0.0) for token in ALBERT_SPECIALS], 1) if kind == "unigram" else
-             bert_tokenizer({token: index for index, token in enumerate(BERT_SPECIALS)}))
+    unigram = partial(albert_tokenizer, unk_id=1, lower=lower_case, keep_accents=not strip_accents)
+    wordpiece = partial(bert_tokenizer, lower=lower_case, strip_accents=strip_accents)
+    blank = (unigram([(token, 0.0) for token in ALBERT_SPECIALS]) if kind == "unigram" else
+             wordpiece({token: index for index, token in enumerate(BERT_SPECIALS)}))
     counts = _count_words(_sample(paragraphs, seed), blank)
     if not counts:
         raise DataError("no text to train a tokenizer on")
@@ -223,7 +227,7 @@ def train_tokenizer(paragraphs: Iterable[str], kind: str, vocab_size: int, seed:
         # Rounded, since the last digits depend on the machine's logarithm.
         scored = sorted((-round(piece.score, 4), piece.piece) for piece in pieces)
         vocabulary = [(token, 0.0) for token in ALBERT_SPECIALS] + [(piece, -loss) for loss, piece in scored]
-        return albert_tokenizer(vocabulary, unk_id=1)
+        return unigram(vocabulary)
     pieces = [piece.piece for piece in _train_sentencepiece(counts, "bpe", vocab_size, 0)]
     # Every character can begin a word or go on with one; then the merges, the most frequent first.
     characters = sorted({piece for piece in pieces if len(piece) == 1} - {"▁"})
@@ -233,7 +237,7 @@ def train_tokenizer(paragraphs: Iterable[str], kind: str, vocab_size: int, seed:
                         f"characters of this text: --set vocab_size={len(vocabulary)} or more works")
     vocabulary += [piece[1:] if piece.startswith("▁") else f"##{piece}" for piece in pieces if len(piece) > 1]
     unique = list(dict.fromkeys(vocabulary))[:vocab_size]
-    return bert_tokenizer({piece: index for index, piece in enumerate(unique)})
+    return wordpiece({piece: index for index, piece in enumerate(unique)})
 
 
 def _sample(paragraphs: Iterable[str], seed: int) -> Iterable[str]:

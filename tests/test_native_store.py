@@ -28,8 +28,8 @@ def native_build(source, cache, tokenizer, **changes):
     return native.prepare(source, cache, tokenizer=tokenizer, **settings)
 
 
-def assert_same_store(source, cache, tokenizer):
-    ours, theirs = native_build(source, cache, tokenizer)[0], build(source, cache, tokenizer)[0]
+def assert_same_store(source, cache, tokenizer, **changes):
+    ours, theirs = (make(source, cache, tokenizer, **changes)[0] for make in (native_build, build))
     assert ours.path != theirs.path and files(ours) == files(theirs)
     assert {path.name for path in ours.path.iterdir()} == {"tokens.bin", "sentence_offsets.bin", "document_offsets.bin",
                                                            "meta.json"}

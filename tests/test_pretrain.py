@@ -274,6 +274,26 @@ def test_a_runs_folder_that_cannot_be(corpus, cache, tmp_path, pretrain):
     assert not (tmp_path / "cache").exists()
 
 
+def test_resuming_needs_no_folder_for_new_runs(finished, corpus, cache, tmp_path, pretrain, monkeypatch):
+    shutil.copytree(finished[0], tmp_path / "run")
+    (tmp_path / "runs").write_text("")
+    monkeypatch.chdir(tmp_path)
+    result = pretrain(["--resume", str(tmp_path / "run"), "--cache-dir", str(cache), "--cpu", "--tqdm-off"])
+    assert result.code == 0, result.err
+
+
+@pytest.mark.parametrize("document, words", [
+    ("old river market " * 3000, "no sequence has two sentences"),
+    ("Old rivers. " * 3 + "old river market " * 500 + ". The end.", "an epoch reads")])
+def test_what_a_text_will_not_do_is_said(document, words, cache, tmp_path, pretrain):
+    (tmp_path / "data").mkdir()
+    for number in range(12):
+        (tmp_path / "data" / f"{number}.txt").write_text(document if number else document + "More.")
+    result = pretrain(arguments(tmp_path / "data", cache, tmp_path, ["sentence_objective=sop", "batch_size=2"],
+                                ["--dry-run", "--documents", "line"]))
+    assert result.code == 0 and words in result.out, result.out + result.err
+
+
 def test_resume_notices_that_the_text_has_changed(finished, corpus, cache, tmp_path, pretrain):
     data, run = tmp_path / "data", tmp_path / "run"
     shutil.copytree(corpus, data)
@@ -282,6 +302,11 @@ def test_resume_notices_that_the_text_has_changed(finished, corpus, cache, tmp_p
     (run / "config.json").write_text(json.dumps(config | {"data": [str(data)]}))
     (data / "00.txt").write_text("Quite another text stands here now. It is short.\n")
     refused(pretrain(["--resume", str(run), "--cache-dir", str(cache), "--cpu", "--tqdm-off"]), "changed")
+    moved = tmp_path / "moved"                                                # the same text, elsewhere and touched
+    shutil.copytree(corpus, moved, copy_function=shutil.copyfile)
+    shutil.rmtree(data)
+    result = pretrain(["--resume", str(run), "--data", str(moved), "--cache-dir", str(cache), "--cpu", "--tqdm-off"])
+    assert result.code == 0 and "error" not in result.err
 
 
 @pytest.mark.parametrize("name, damage", [

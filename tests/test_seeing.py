@@ -100,3 +100,14 @@ def test_runs_are_compared(corpus, cache, tmp_path):
     assert (tmp_path / "both.png").read_bytes()[:4] == b"\x89PNG"
     done = subprocess.run([sys.executable, ROOT / "bench" / "compare.py", tmp_path], text=True, capture_output=True)
     assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1
+
+
+def test_wandb_without_a_login(corpus, cache, tmp_path, pretrain, monkeypatch):
+    wandb = pytest.importorskip("wandb")
+
+    def init(**settings):
+        raise wandb.errors.UsageError("No API key configured. Use `wandb login` to log in.\nMore about it")
+
+    monkeypatch.setattr(wandb, "init", init)
+    refused(pretrain(arguments(corpus, cache, tmp_path / "runs", SETTINGS, ["--log", "wandb"])), "No API key",
+            "WANDB_MODE=offline")

@@ -99,7 +99,7 @@ def test_null_rows_hold_no_text(tmp_path):
 
 def test_several_names_are_concatenated_in_their_order(tmp_path):
     b, a = write(tmp_path / "b.txt", "B"), write(tmp_path / "a.txt", "A")
-    assert read(b, a, b) == [(True, "B"), (True, "A"), (True, "B")]
+    assert read(b, a, b) == [(True, "B"), (True, "A")]
 
 
 def test_folder_and_glob_are_sorted_and_known_suffixes_alone(tmp_path):
@@ -375,3 +375,11 @@ def test_damaged_compressed_file(tmp_path, suffix, damage):
 def test_unknown_documents(tmp_path, documents):
     message = fault(write(tmp_path / "a.txt", "text"), documents=documents)
     assert "--documents" in message and "blank-line" in message
+
+
+def test_files_named_twice_are_read_once_and_suffixes_may_be_in_capitals(tmp_path):
+    write(tmp_path / "a.txt", "One.\n")
+    write(tmp_path / "B.TXT", "Two.\n")
+    (tmp_path / "link").mkdir()
+    (tmp_path / "link" / "c.txt").symlink_to(tmp_path / "a.txt")
+    assert read(str(tmp_path), str(tmp_path / "a.txt"), str(tmp_path / "*.txt")) == [(True, "Two."), (True, "One.")]

@@ -65,9 +65,9 @@ def tokenizer_folder(request, tmp_path_factory):
     return folder
 
 
-def build(source, cache, tokenizer, num_workers=0):
-    return prepare(source, cache, tokenizer=tokenizer, kind="unigram", vocab_size=200, seed=0,
-                   num_workers=num_workers, progress=False)
+def build(source, cache, tokenizer, num_workers=0, **changes):
+    settings = dict(kind="unigram", vocab_size=200, seed=0, progress=False) | changes
+    return prepare(source, cache, tokenizer=tokenizer, num_workers=num_workers, **settings)
 
 
 def files(store):

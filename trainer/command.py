@@ -40,9 +40,10 @@ def add_process_flags(parser):
 
 
 def restore_process(args, folder, config):
-    """Have --cpu and --cache-dir as the run had them, where they are not given."""
-    process = settings_of(folder, config, dict(cpu=False, cache_dir=DEFAULT_CACHE))
+    """Have --cpu, --cache-dir and --log as the run had them, where they are not given."""
+    process = settings_of(folder, config, dict(cpu=False, cache_dir=DEFAULT_CACHE, log=None))
     args.cpu, args.cache_dir = args.cpu or process.cpu, args.cache_dir or process.cache_dir
+    args.log = args.log or process.log
 
 
 def refuse_changes(folder, config, asked):
@@ -114,6 +115,9 @@ def leave_with(main, *faults):
         if rank := int(os.environ.get("LOCAL_RANK", 0)):
             time.sleep(2)          # what all processes of a machine found, the first one tells; torchrun then ends the others
         print(f"error: process {rank}: {fault}" if rank else f"error: {fault}", file=sys.stderr)
+        sys.exit(2)
+    except BrokenPipeError:
+        print("error: what read the output has ended; go on with --resume", file=sys.stderr)
         sys.exit(2)
     except (RuntimeError, ConnectionError) as fault:             # the latter: its tensors could not be fetched any more
         if isinstance(fault, RuntimeError) and "DataLoader worker" not in str(fault):

@@ -45,14 +45,21 @@ class Pretraining:
         store = self.train.store
         return np.diff(store.sentence_offsets[store.document_offsets])
 
-    def median_document(self):
-        """Tokens of the median document."""
-        return float(np.median(self._document_tokens()))
-
-    def heldout_share(self):
-        """The share of the tokens that is held out."""
-        tokens = self._document_tokens()
-        return float(tokens[self.heldout.documents].sum() / tokens.sum())
+    def remarks(self):
+        """Lines about a text that will not do what its user may expect."""
+        hps, tokens, plan, lines = self.hps, self._document_tokens(), self.train.plan(0), []
+        if (median := np.median(tokens)) < hps.seq_len:
+            lines.append(f"half of the documents have fewer than {median + 1:,.0f} tokens: many sequences stay shorter than "
+                         f"seq_len={hps.seq_len}")
+        if (share := tokens[self.heldout.documents].sum() / tokens.sum()) > max(2 * hps.heldout_fraction, 0.2):
+            lines.append(f"{share:.0%} of the tokens are held out, for heldout_fraction={hps.heldout_fraction:g} of the "
+                         "documents: they are few and of unequal length; cut long ones, or try another --documents")
+        if (share := plan.length.sum() / tokens[self.train.documents].sum()) < 0.7:
+            lines.append(f"an epoch reads {share:.0%} of the tokens: many sentences are longer than seq_len={hps.seq_len}, "
+                         "and a part of each is drawn")
+        if hps.sentence_objective != "none" and (plan.label == NO_LABEL).all():
+            lines.append(f"no sequence has two sentences: sentence_objective={hps.sentence_objective} is not trained")
+        return lines
 
     def position(self):
         """Where training starts in the data: a dictionary that JSON can hold."""

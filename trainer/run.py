@@ -45,8 +45,12 @@ class Run:
         self._wandb = None
         if log == "wandb":
             import wandb
-            self._wandb = wandb.init(project="albert", name=path.name, id=path.name, resume="allow", dir=path,
-                                     config=read_config(path))
+            try:
+                self._wandb = wandb.init(project="albert", name=path.name, id=path.name, resume="allow", dir=path,
+                                         config=read_config(path))
+            except wandb.errors.Error as error:
+                raise RunError(f"--log wandb: {str(error).splitlines()[0]}; call wandb login, or set WANDB_MODE=offline, and "
+                               f"go on with --resume {path}, or leave --log out") from None
 
     @property
     def checkpoints(self):
@@ -161,8 +165,8 @@ def settings_of(folder, config, defaults):
 
 
 def begin(args):
-    """Set up this process and refuse a --runs-dir that could not be written: its World."""
-    if not args.no_save:
+    """Set up this process and refuse a --runs-dir that it needs and could not write: its World."""
+    if not args.no_save and args.resume in (None, "auto") and not getattr(args, "dry_run", False):
         check_parent(args.runs_dir)
     if args.log == "wandb" and importlib.util.find_spec("wandb") is None:
         raise RunError("--log wandb: the package is not installed; pip install wandb, or leave --log out")
@@ -199,7 +203,7 @@ def open_run(args, task, config, trainer, state):
         return Run(Path(args.resume), state["step"], world.is_main, args.log)
     if args.no_save:
         return Run(None)
-    config = {**config, "launch": launch()}
+    config = {**config, "launch": launch(), "log": args.log}
     made = [_new_folder(args.runs_dir, task, config, machine.environment(world.device))] if world.is_main else []
     path, = world.gather(made)
     run = Run(path, writes=world.is_main, log=args.log)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data.building import disk_errors, publish, temporary_folder
+from data.building import digest_of_files, disk_errors, publish, temporary_folder
 from data.errors import DataError
 from data.native.tokenizer import Tokenizer, special_ids
 from data.native.trainer import train_tokenizer
@@ -23,6 +23,7 @@ from data.native.vocabulary import load_tokenizer
 from data.sentences import SPLITTER, split_sentences
 
 FORMAT = 1
+FILES = "tokens.bin", "sentence_offsets.bin", "document_offsets.bin"
 CACHED_WORDS = 1 << 18       # about 50 MB
 
 
@@ -54,11 +55,12 @@ class Store:
 
 
 def prepare(source, cache_dir, *, tokenizer: str | None, kind: str, vocab_size: int, seed: int,
-            num_workers: int = 0, progress: bool = True, announce: bool = True,
-            world=None) -> tuple[Store, Tokenizer]:
+            num_workers: int = 0, language: str = "en", lower_case: bool = True, strip_accents: bool = True,
+            progress: bool = True, announce: bool = True, world=None) -> tuple[Store, Tokenizer]:
     """Tokenise ``source`` into a store in ``cache_dir``, or open the one that is there already.
 
-    tokenizer: path of one, or None to train a Unigram of ``vocab_size`` pieces on the source. All in this process,
+    tokenizer: path of one, or None to train a Unigram of ``vocab_size`` pieces on the source, of text in lower case and
+    without accents unless they are to stay. language: see `split_sentences`. All in this process,
     whatever ``num_workers`` says; of the processes of ``world`` (`trainer.distributed`) the first one does it. DataError
     for an empty source, a tokenizer that can't be used, or a full disk.
     """
@@ -66,16 +68,17 @@ def prepare(source, cache_dir, *, tokenizer: str | None, kind: str, vocab_size: 
     with world.main_first() if world else nullcontext(), disk_errors(cache_dir):
         cache_dir.mkdir(parents=True, exist_ok=True)
         if tokenizer is None:
-            tokenizer = _trained(source, cache_dir, kind, vocab_size, seed, progress)
+            tokenizer = _trained(source, cache_dir, kind, progress, vocab_size=vocab_size, seed=seed,
+                                 lower_case=lower_case, strip_accents=strip_accents)
         else:
             tokenizer = load_tokenizer(tokenizer)
         content = hashlib.sha256(tokenizer.to_str().encode()).hexdigest()
         # Under a name of its own: a store that the fast pipeline built is not taken for one that this one built.
-        path = cache_dir / f"store-native-{_digest(source.fingerprint(), content, FORMAT, SPLITTER)}"
+        path = cache_dir / f"store-native-{_digest(source.fingerprint(), content, FORMAT, SPLITTER, language)}"
         built = not _is_whole(path)
         if built:
             with temporary_folder(cache_dir) as folder:
-                write_store(_with_progress(source, "tokenising", progress), tokenizer, folder, source.name)
+                write_store(_with_progress(source, "tokenising", progress), tokenizer, folder, source.name, language)
                 publish(folder, path, _is_whole)
     store = Store(path)
     if announce:
@@ -112,7 +115,8 @@ class Words(dict):
         return b"".join(map(self.__getitem__, text.split(" ")))
 
 
-def write_store(paragraphs: Iterable[tuple[bool, str]], tokenizer: Tokenizer, folder: Path, name: str) -> None:
+def write_store(paragraphs: Iterable[tuple[bool, str]], tokenizer: Tokenizer, folder: Path, name: str,
+                language: str) -> None:
     """Write the store of ``(starts_document, paragraph)`` into ``folder``. Sentences and documents without a token
     leave no trace; DataError where nothing is left."""
     words = Words(tokenizer)
@@ -122,7 +126,7 @@ def write_store(paragraphs: Iterable[tuple[bool, str]], tokenizer: Tokenizer, fo
         starts = False
         for starts_document, paragraph in paragraphs:
             starts = starts or starts_document
-            for sentence in split_sentences(paragraph):
+            for sentence in split_sentences(paragraph, language):
                 ids = words.sentence(sentence)
                 if not ids:
                     continue
@@ -142,8 +146,8 @@ def write_store(paragraphs: Iterable[tuple[bool, str]], tokenizer: Tokenizer, fo
         (folder / file).write_bytes(np.array(offsets, "<i8").tobytes())
     meta = {"format": FORMAT, "source": name, "vocab_size": tokenizer.get_vocab_size(),
             "token_dtype": f"<u{width}", "tokenizer_sha256": hashlib.sha256(tokenizer.to_str().encode()).hexdigest(),
-            "splitter": SPLITTER, "num_documents": num_documents, "num_sentences": num_sentences,
-            "num_tokens": num_tokens}
+            "splitter": SPLITTER, "language": language, "num_documents": num_documents, "num_sentences": num_sentences,
+            "num_tokens": num_tokens, "text_sha256": digest_of_files(folder, FILES)}
     (folder / "meta.json").write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
 
 
@@ -154,16 +158,16 @@ def _is_whole(path: Path) -> bool:
         return False
 
 
-def _trained(source, cache_dir: Path, kind: str, vocab_size: int, seed: int, progress: bool) -> Tokenizer:
+def _trained(source, cache_dir: Path, kind: str, progress: bool, vocab_size: int, **settings) -> Tokenizer:
     """The Unigram vocabulary of the source, trained or from the cache."""
     if kind != "unigram":
         raise DataError(f"tokenizer_kind={kind}: the native pipeline trains unigram alone; give a {kind} vocabulary "
                         "by --tokenizer, or leave --preprocess native out")
-    file = cache_dir / f"tokenizer-native-{_digest(source.fingerprint(), vocab_size, seed, FORMAT)}" / "tokenizer.json"
+    file = cache_dir / f"tokenizer-native-{_digest(source.fingerprint(), vocab_size, settings, FORMAT)}" / "tokenizer.json"
     if file.is_file():
         return load_tokenizer(file)
     paragraphs = (paragraph for _, paragraph in _with_progress(source, "reading for the tokenizer", progress))
-    tokenizer = train_tokenizer(paragraphs, vocab_size, seed, progress)
+    tokenizer = train_tokenizer(paragraphs, vocab_size, progress=progress, **settings)
     if tokenizer.get_vocab_size() < vocab_size:
         print(f"{source.name}: the text supports {tokenizer.get_vocab_size():,} pieces, "
               f"fewer than vocab_size={vocab_size}")

@@ -11,6 +11,7 @@ import sys
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Set
+from functools import partial
 
 from data.errors import DataError
 from data.native.tokenizer import Tokenizer
@@ -27,20 +28,23 @@ KEPT = 0.85                  # share of the pieces that a pruning keeps
 LEAST_EXPECTED = 0.5         # pieces that are expected less often are dropped
 
 
-def train_tokenizer(paragraphs: Iterable[str], vocab_size: int, seed: int, progress: bool = True) -> Tokenizer:
-    """A Unigram tokenizer of up to ``vocab_size`` pieces, trained on the text or a sample of ``SAMPLE_BYTES`` of it.
+def train_tokenizer(paragraphs: Iterable[str], vocab_size: int, seed: int, progress: bool = True,
+                    lower_case: bool = True, strip_accents: bool = True) -> Tokenizer:
+    """A Unigram tokenizer of up to ``vocab_size`` pieces, trained on the text or a sample of ``SAMPLE_BYTES`` of it, in
+    lower case and without accents unless they are to stay.
 
     The same paragraphs and seed give the same vocabulary. DataError where there is no text, or where ``vocab_size``
     is too small for its characters.
     """
-    normaliser = albert_tokenizer([(token, 0.0) for token in ALBERT_SPECIALS], 1)
+    tokenizer = partial(albert_tokenizer, unk_id=1, lower=lower_case, keep_accents=not strip_accents)
+    normaliser = tokenizer([(token, 0.0) for token in ALBERT_SPECIALS])
     counts = count_words(sample(paragraphs, seed), normaliser)
     if not counts:
         raise DataError("no text to train a tokenizer on")
     scores = train_unigram(counts, vocab_size - len(ALBERT_SPECIALS), progress)
     # Rounded, since the last digits depend on the machine's logarithm.
     scored = sorted((-round(score, 4), piece) for piece, score in scores.items())
-    return albert_tokenizer([(token, 0.0) for token in ALBERT_SPECIALS] + [(piece, -loss) for loss, piece in scored], 1)
+    return tokenizer([(token, 0.0) for token in ALBERT_SPECIALS] + [(piece, -loss) for loss, piece in scored])
 
 
 def sample(paragraphs: Iterable[str], seed: int) -> list[str]:
