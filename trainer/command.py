@@ -1,4 +1,5 @@
 """What the training scripts share: the flags of the process, resuming under the run's own settings, leaving."""
+import argparse
 import errno
 import hashlib
 import json
@@ -34,9 +35,15 @@ def add_process_flags(parser):
     parser.add_argument("--tqdm-off", action="store_true", default=False, help="plain lines instead of a bar")
     parser.add_argument("--log", choices=("wandb",), default=None,
                         help="log to Weights & Biases too (pip install wandb; without a network: WANDB_MODE=offline)")
-    parser.add_argument("--profile", type=int, default=0, metavar="N", help="write a trace of N updates, print the five "
+    parser.add_argument("--profile", type=_updates, default=0, metavar="N", help="write a trace of N updates, print the five "
                                                                             "costliest operations, and train on")
     parser.add_argument("--no-save", action="store_true", default=False, help="write nothing but the cache")
+
+
+def _updates(text):
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text}: write a number of updates")
+    return int(text)
 
 
 def restore_process(args, folder, config):
