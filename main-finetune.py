@@ -4,10 +4,11 @@ import copy
 import itertools
 import os
 import shlex
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
-from albert import (AlbertForMultipleChoice, AlbertForQuestionAnswering, AlbertForSequenceClassification,
+from albert import (AlbertConfig, AlbertForMultipleChoice, AlbertForQuestionAnswering, AlbertForSequenceClassification,
                     AlbertForTokenClassification)
 from albert.pretrained import checkpoint_folder, read_config as read_model_config
 from data.features import features
@@ -106,12 +107,15 @@ def variants(args, hps, keys):
     """(words, hyperparameters, keys that were set) of every run that --sweep and --seeds ask for."""
     axes = []
     for sweep in args.sweep:
-        key, _, values = sweep.partition("=")
+        key, equals, values = sweep.partition("=")
+        if not (equals and values):
+            raise SettingError(f"--sweep {sweep}: write it as key=value,value")
         axes.append([f"{key}={value}" for value in values.split(",")])
     for assignments in itertools.product(*axes):
         swept = copy.copy(hps)
         swept_keys = [*keys, *override(swept, assignments)]
         check(swept)
+        AlbertConfig.from_dict(vars(swept))
         for seed in range(swept.seed, swept.seed + args.seeds):
             yield " ".join(assignments) or "as set", SimpleNamespace(**{**vars(swept), "seed": seed}), swept_keys
 
@@ -178,16 +182,24 @@ def main():
     data = read_task(flags.task, flags.data, flags.dev, flags.text, flags.text_pair, flags.label, flags.small)
     if args.no_save:
         data.test = {}
-    results = []
+    results, left = [], 0
     planned = list(variants(args, hps, keys))                                  # all are checked before the first
     for number, (words, chosen, chosen_keys) in enumerate(planned, start=1):
         if len(planned) > 1 and world.is_main:
             print(f"\n{words}, seed {chosen.seed} ({number} of {len(planned)})")
-        trainer, run, scores = finetune(args, flags, chosen, chosen_keys, data, world)
+        try:
+            trainer, run, scores = finetune(args, flags, chosen, chosen_keys, data, world)
+        except RunError as error:                        # a learning rate that is too high ends its own run alone
+            if len(planned) == 1:
+                raise
+            if world.is_main:
+                print(f"error: {words}, seed {chosen.seed}: {error}", file=sys.stderr, flush=True)
+            continue
         if trainer.stopped:
             if world.is_main and run.path is not None:
                 print(how_to_resume(trainer, run))
-            return 128 + trainer.stopped
+            left = 128 + trainer.stopped
+            break
         results.append((words, scores, run.path))
         if world.is_main:
             print(f"\nbest of step {trainer.best['step']}: {trainer.task.summary(scores)}")
@@ -195,12 +207,14 @@ def main():
                 files = ", ".join(["predictions.csv", *(f"{name}.tsv" for name in data.test)])
                 print(f"run folder:   {run.path}\npredictions:  {files} in it\n"
                       f"ask it:       {how_to_call('main-inference.py')} {shlex.quote(str(run.path))} ...")
-    if len(results) > 1 and world.is_main:
+    if not results and not left:
+        raise RunError("none of the runs came to its end")
+    if len(planned) > 1 and results and world.is_main:
         print(f"\n{table([result[:2] for result in results], data.metrics)}")
         *_, best = max(results, key=lambda result: trainer.task.goodness(result[1]))
         if best is not None:
             print(f"best run: {best}")
-    return 0
+    return left
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@ import argparse
 import glob
 import os
 import shlex
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -178,7 +177,7 @@ def report(flags, run, task, trainer, scores):
     print(f"\n{task.summary(scores)}")
     if run.path is not None:
         checkpoints.write_json(run.path / "metrics.json", {
-            "task": "pretrain", "command": shlex.join(sys.argv), "best_step": trainer.best["step"], "steps": trainer.step,
+            "task": "pretrain", **run.commands(), "best_step": trainer.best["step"], "steps": trainer.step,
             "seed": trainer.hps.seed, "dev": scores})
         mask = trainer.tokenizer.id_to_token(special_ids(trainer.tokenizer).mask)
         print(f"run folder:  {run.path}\ncurves:      {run.path / 'curves.png'}\nask it:\n"

@@ -45,7 +45,8 @@ class PretrainedModel(nn.Module):
 
         path: a run folder (its newest undamaged checkpoint), a checkpoint folder, or a folder or hub name in
         the Hugging Face layout. changes: configuration keys that differ from the folder's, out of
-        `CHANGEABLE`; with new labels a classifier for another number of them is begun anew. A head that the
+        `CHANGEABLE`; with other labels than the folder's a classifier is begun anew, with the same in another
+        order it gives its answers in that one. A head that the
         folder lacks is initialised, which is logged. On CPU the weights are the file's own pages.
 
         Raises ModelError for a folder without a model, an unreachable hub, damaged files, and weights that
@@ -61,7 +62,8 @@ class PretrainedModel(nn.Module):
         with torch.device("meta"):
             model = cls(config)
         new_labels = not {"num_labels", "id2label"}.isdisjoint(changes)
-        weights, anew = match_weights(model, read_weights(folder), folder, new_labels)
+        stored = relabelled(read_weights(folder), read_config(folder).id2label, changes.get("id2label"))
+        weights, anew = match_weights(model, stored, folder, new_labels)
         model.load_state_dict(weights, strict=False, assign=True)
         for name in anew:
             model.get_submodule(name).to_empty(device="cpu")
@@ -276,6 +278,19 @@ def read_weight_file(file: Path) -> dict[str, torch.Tensor]:
     if not isinstance(weights, dict) or not all(isinstance(value, torch.Tensor) for value in weights.values()):
         raise ModelError(f"{file}: expected a state dictionary of tensors")
     return weights
+
+
+def relabelled(stored: dict[str, torch.Tensor], before: dict | None, after: dict | None) -> dict[str, torch.Tensor]:
+    """The weights with the classifier's rows in the order of the labels `after`, and without a classifier of others than
+    these. Labels without a name (LABEL_0, ...) may stand for any."""
+    if not before or not after or all(name == f"LABEL_{index}" for index, name in before.items()):
+        return stored
+    classifier = [name for name in stored if re.search(r"(^|\.)classifier\.", name)]
+    if sorted(before.values()) != sorted(after.values()):
+        return {name: weight for name, weight in stored.items() if name not in classifier}
+    places = {name: index for index, name in before.items()}
+    order = [places[after[index]] for index in sorted(after)]
+    return stored | {name: stored[name][order] for name in classifier}
 
 
 def match_weights(model: PretrainedModel, stored: dict[str, torch.Tensor], folder: Path,

@@ -6,7 +6,7 @@ from data.tables import text_lines
 from data.tasks import Examples, TaskData, class_names, numbered, split
 
 METRICS = ("f1", "precision", "recall", "accuracy")
-OF_ENTITIES = ("B-", "I-", "E-", "S-")                # other tags, such as parts of speech, stand each for its word
+OF_ENTITIES = ("B-", "I-", "E-", "S-", "L-", "U-")    # other tags, such as parts of speech, stand each for its word
 DEV_FILES = ("dev.txt", "valid.txt", "testa.txt")
 
 
@@ -30,7 +30,8 @@ def read_sentences(path):
     sentences, tags, starts = [[]], [[]], [1]
     columns = None
     for number, line in enumerate(text_lines(path), start=1):
-        cells = line.split()
+        # not at all white space: a word may have a narrow or a protected blank in it
+        cells = [cell for part in line.split("\t" if "\t" in line else " ") if (cell := part.strip())]
         if not cells or cells[0] == "-DOCSTART-":
             if sentences[-1]:
                 sentences.append([])

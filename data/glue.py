@@ -1,4 +1,5 @@
 """The GLUE tasks (Wang et al. 2019) from the files of the benchmark, or from the hub."""
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from data.tables import text_lines
 from data.tasks import Examples, TaskData, numbered
 
 REPOSITORY = "nyu-mll/glue"
+NUMBERS = ("index", "id")        # names of a first column that numbers the rows
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ def read_glue(name, folder=None):
                 if (folder / f"{part}.tsv").is_file()}
     held = [parts[part] for part in layout.parts]
     dev = held[0] if len(held) == 1 else Examples(
-        [index for part in held for index in part.ids],
+        [f"{name.removeprefix('dev_')}-{index}" for name, part in zip(layout.parts, held) for index in part.ids],
         {column: [text for part in held for text in part.inputs[column]] for column in held[0].inputs},
         [label for part in held for label in part.labels],
         [name.removeprefix("dev_") for name, part in zip(layout.parts, held) for _ in part.ids])
@@ -77,13 +79,14 @@ def read_glue(name, folder=None):
 
 def _from_file(path, layout, notes):
     *texts, label = layout.columns
-    lines = enumerate(text_lines(path), start=1)
+    lines, first, numbered_there = enumerate(text_lines(path), start=1), 1, False
     if isinstance(label, str):
         header = next(lines, (1, ""))[1].split("\t")
         for name in layout.columns:
             if name not in header:
                 raise DataError(f"{path}: no column '{name}' of {layout.folder}, there are: {', '.join(header)}")
         *texts, label = (header.index(name) for name in layout.columns)
+        first, numbered_there = 2, header[0] in NUMBERS
     needed = max(*texts, label) + 1
     rows, numbers, faulty = [], [], 0
     for number, line in lines:
@@ -103,7 +106,8 @@ def _from_file(path, layout, notes):
     else:
         labels = numbered(values, layout.labels, lambda row: f"{path}: line {numbers[row]}")
     inputs = {name: [cells[column] for cells in rows] for name, column in zip(("text", "pair"), texts)}
-    return Examples([str(row) for row in range(len(rows))], inputs, labels)
+    ids = [cells[0] if numbered_there else str(number - first) for cells, number in zip(rows, numbers)]
+    return Examples(ids, inputs, labels)
 
 
 def _test_file(path, layout):
@@ -122,15 +126,18 @@ def _test_file(path, layout):
             raise DataError(f"{path}: line {number}: {len(cells)} columns, the header has {len(header)}")
     inputs = {ours: [cells[header.index(theirs)] for cells in rows]
               for ours, theirs in zip(("text", "pair"), columns)}
-    numbered_there = header[0] in ("index", "id")
+    numbered_there = header[0] in NUMBERS
     return Examples([cells[0] if numbered_there else str(row) for row, cells in enumerate(rows)], inputs, None)
 
 
 def _score(value, place):
     try:
-        return float(value)
+        score = float(value)
     except ValueError:
-        raise DataError(f"{place}: score '{value}' is not a number") from None
+        score = math.nan
+    if not math.isfinite(score):
+        raise DataError(f"{place}: score '{value}' is not a number")
+    return score
 
 
 def _from_hub(name, layout, part):

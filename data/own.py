@@ -17,10 +17,15 @@ def read_own(task, path, dev=None, text="text", text_pair=None, label="label"):
     ``tag`` also reads CoNLL columns (any other suffix). Without ``dev`` a tenth of ``path`` is held out. A label
     that is a list, in a .csv a JSON list, makes the task multi-label. Raises DataError naming file and row.
     """
-    if task == "tag" and not str(path).endswith(SUFFIXES):
+    are_tables = {str(name).lower().endswith(SUFFIXES) for name in (path, dev) if name}
+    if task == "tag" and len(are_tables) > 1:
+        raise DataError(f"--dev {dev}: --data and --dev must both be tables ({' '.join(SUFFIXES)}) or both CoNLL columns")
+    if task == "tag" and are_tables == {False}:
         return conll.read_tagging(path, dev)
     if task == "pair" and not text_pair:
         raise DataError("--task pair: name the column of the second text with --text-pair")
+    if task == "tag" and text_pair:
+        raise DataError("--text-pair: --task tag takes one text; leave it out")
     tables = [Table(name) for name in (path, dev) if name]
     inputs = [_inputs(task, table, text, text_pair) for table in tables]
     labels = [_labels(task, table, label) for table in tables]
@@ -43,33 +48,44 @@ def read_own(task, path, dev=None, text="text", text_pair=None, label="label"):
                   for table, values in zip(tables, labels)]
     else:
         names, labels = _classes(tables, labels, kind == "multilabel")
-    parts = [Examples([str(row) for row in range(len(values))], columns, values)
-             for columns, values in zip(inputs, labels)]
+    parts = [Examples(_ids(table, {text, text_pair, label}), columns, values)
+             for table, columns, values in zip(tables, inputs, labels)]
     train, held = parts if dev else split(parts[0])
     return TaskData(kind, train, held, METRICS[kind], names)
 
 
+def _ids(table, taken):
+    """The values of a column "id" that is nothing else, or the numbers of the rows from 0."""
+    if "id" in table.columns and "id" not in taken:
+        return [str(value) for value in table.column("id", "")]
+    return [str(row) for row in range(len(table.rows))]
+
+
 def _inputs(task, table, text, text_pair):
     if task == "tag":
-        values = table.column(text, "--text")
-        return {"words": [_list(table, row, value, text) for row, value in enumerate(values)]}
+        return {"words": _lists(table, text, "--text")}
     columns = {"text": table.column(text, "--text")}
     if text_pair:
         columns["pair"] = table.column(text_pair, "--text-pair")
     for name, values in zip((text, text_pair), columns.values()):
         for row, value in enumerate(values):
-            if not isinstance(value, str) or not value.strip():
+            if value is not None and not isinstance(value, str):
+                raise DataError(f"{table.place(row)}: column '{name}' holds {type(value).__name__}, not text")
+            if not value or not value.strip():
                 raise DataError(f"{table.place(row)}: no text in column '{name}'")
     return columns
 
 
 def _labels(task, table, name):
-    values = table.column(name, "--label")
     if task == "tag":
-        return [_list(table, row, value, name) for row, value in enumerate(values)]
-    if task != "regress" and isinstance(values[0], str) and values[0].startswith("["):
-        values = [_json_list(table, row, value) for row, value in enumerate(values)]
+        return _lists(table, name, "--label")
+    values = [_plain(value) for value in table.column(name, "--label")]
+    if task != "regress":
+        values = [_json_list(table, row, value) if isinstance(value, str) and value.startswith("[") else value
+                  for row, value in enumerate(values)]
     for row, value in enumerate(values):
+        if isinstance(value, dict):
+            raise DataError(f"{table.place(row)}: column '{name}' holds an object, not a label or a list of labels")
         if any(map(_is_missing, value if isinstance(value, list) else [value])):
             raise DataError(f"{table.place(row)}: no label in column '{name}'")
     return values
@@ -79,21 +95,39 @@ def _is_missing(value):
     return value is None or value != value or isinstance(value, str) and not value.strip()      # the second: NaN
 
 
-def _list(table, row, value, name):
-    words = value.split() if isinstance(value, str) else value
-    if not isinstance(words, list) or not words or any(map(_is_missing, words)):
-        raise DataError(f"{table.place(row)}: column '{name}' needs words, as a list or parted by blanks")
-    return [str(word) for word in words]
+def _plain(value):
+    """A label as a text file would have it: parquet and JSON also know 1.0 and True."""
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value.strip() if isinstance(value, str) else value
+
+
+def _lists(table, name, flag):
+    """The words of each row of a column: lists, JSON lists in all rows, or texts parted by blanks."""
+    values, result = table.column(name, flag), []
+    as_json = all(isinstance(value, str) and value.strip()[:1] == "[" and value.strip()[-1:] == "]" for value in values)
+    for row, value in enumerate(values):
+        words = value
+        if isinstance(value, str):
+            words = _json_list(table, row, value) if as_json else value.split()
+        if not isinstance(words, list) or not words or any(map(_is_missing, words)):
+            raise DataError(f"{table.place(row)}: column '{name}' needs words, as a list or parted by blanks")
+        result.append([str(word) for word in words])
+    return result
 
 
 def _json_list(table, row, value):
     try:
-        labels = json.loads(value)
+        items = json.loads(value)
     except ValueError:
-        labels = None
-    if not isinstance(labels, list):
-        raise DataError(f'{table.place(row)}: expected a JSON list of labels such as ["a", "b"], not {value}')
-    return labels
+        items = None
+    if not isinstance(items, list):
+        raise DataError(f'{table.place(row)}: expected a JSON list such as ["a", "b"], not {value}')
+    return [_plain(item) for item in items]
 
 
 def _check_lengths(table, words, tags):
@@ -105,7 +139,7 @@ def _check_lengths(table, words, tags):
 def _number(table, row, value):
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not math.isfinite(number):
         raise DataError(f"{table.place(row)}: label '{value}' is not a number; for classes take --task classify")

@@ -1,13 +1,13 @@
 """Multiple-choice reading in the layout of RACE (Lai et al. 2017): a JSON object a file, one article in each."""
-import json
 from pathlib import Path
 
 from data.errors import DataError
+from data.files import json_row
 from data.hub import load_split
 from data.tasks import Examples, TaskData
 
 REPOSITORY = "ehovy/race"
-LETTERS = "ABCDEFGHIJ"
+LETTERS = tuple("ABCDEFGHIJ")
 LEVELS = ("middle", "high")
 
 
@@ -34,16 +34,20 @@ def _from_files(folder):
     rows = []
     for path in files:
         try:
-            article = json.loads(path.read_text(encoding="utf-8"))
+            article = json_row(path.read_text(encoding="utf-8-sig"), str(path))
             level = path.parent.name if path.parent.name in LEVELS else None
             for number, (question, options, answer) in enumerate(zip(
                     article["questions"], article["options"], article["answers"], strict=True)):
-                label = LETTERS.index(answer)
-                if label >= len(options):
-                    raise ValueError(f"answer {answer} of {len(options)} options")
+                if len(options) < 2 or answer not in LETTERS[:len(options)]:
+                    raise ValueError(f"question {number}: answer '{answer}' of {len(options)} options")
                 if not all(isinstance(text, str) for text in (article["article"], question, *options)):
-                    raise TypeError("a text that is none")
-                rows.append((f"{article['id']}-{number}", level, article["article"], question, options, label))
+                    raise TypeError(f"question {number}: a text that is none")
+                if not (article["article"] + question).strip():
+                    raise ValueError(f"question {number}: neither an article nor a question")
+                rows.append((f"{article['id']}-{number}", level, article["article"], question, options,
+                             LETTERS.index(answer)))
+        except DataError:
+            raise
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise DataError(f"{path}: not in the layout of RACE ({type(error).__name__}: {error})") from None
     if not rows:

@@ -1,8 +1,9 @@
 """Extractive question answering in the layout of SQuAD (Rajpurkar et al. 2016, 2018)."""
-import json
+from collections import Counter
 from pathlib import Path
 
 from data.errors import DataError
+from data.files import json_row
 from data.hub import load_split
 from data.tables import existing
 from data.tasks import Examples, TaskData, split
@@ -34,10 +35,10 @@ def read_squad(name, data=None, dev=None):
 def _from_file(path, notes, held=False):
     path = existing(path)
     try:
-        articles = json.loads(path.read_text(encoding="utf-8"))["data"]
+        articles = json_row(path.read_text(encoding="utf-8-sig"), str(path))["data"]
         rows = [(question["id"], paragraph["context"], question["question"],
                  [] if question.get("is_impossible") else
-                 [(answer["answer_start"], answer["text"]) for answer in question["answers"]])
+                 [(answer["answer_start"], answer["text"]) for answer in question["answers"] if answer["text"]])
                 for article in articles for paragraph in article["paragraphs"] for question in paragraph["qas"]]
         return _examples(str(path), rows, notes, held)
     except DataError:
@@ -57,11 +58,14 @@ def _examples(place, rows, notes, held):
     """Examples of (id, context, question, answers). Misplaced answers, and questions that have no other, are left out;
     in ``held`` examples they stay, the answers behind the others and at place -1."""
     kept, misplaced = [], 0
+    (name, often), = Counter(row[0] for row in rows).most_common(1) or [("", 0)]
+    if often > 1:
+        raise DataError(f"{place}: {often} questions have the id {name}")
     for row in rows:
         _, context, question, answers = row
         if not question.strip() or not context.strip():
             raise DataError(f"{place}: question {row[0]}: no text in its question or its context")
-        found = [(start, text) for start, text in answers if text and context[start:start + len(text)] == text]
+        found = [(start, text) for start, text in answers if start >= 0 and context[start:start + len(text)] == text]
         misplaced += len(answers) - len(found)
         if held:
             found += [(-1, text) for start, text in answers if (start, text) not in found]

@@ -39,7 +39,7 @@ class Table:
 def rows_of(path) -> Iterator[tuple[str, dict]]:
     """(place, row) of each row of a table file, one at a time; see `Table`."""
     path = existing(path)
-    read = {".csv": _delimited, ".tsv": _tabbed, ".jsonl": _json_lines, ".parquet": _parquet}.get(path.suffix)
+    read = {".csv": _delimited, ".tsv": _tabbed, ".jsonl": _json_lines, ".parquet": _parquet}.get(path.suffix.lower())
     if read is None:
         raise DataError(f"{path}: unknown suffix '{path.suffix}'; known are {' '.join(SUFFIXES)}")
     return read(path)
@@ -64,7 +64,7 @@ def _delimited(path):
     csv.field_size_limit(1 << 27)
     reader = csv.reader(LocalFile(path, "", "file").lines(), strict=True)
     try:
-        header = next(reader, [])
+        header = [name.strip() for name in next(reader, [])]
         check_once(path, header, filter(None, header))
         for cells in reader:
             if cells or len(header) == 1:          # of one column, a blank line is an empty cell

@@ -22,6 +22,9 @@ def read_task(task, data=None, dev=None, text="text", text_pair=None, label="lab
     folder = data is not None and Path(data).expanduser().is_dir()
     if dev and task not in OWN and (folder or data is None or task in GLUE or task == "race"):
         raise DataError(f"--dev {dev}: --task {task} finds its held-out file itself; leave --dev out")
+    for flag, value, default in (("--text", text, "text"), ("--text-pair", text_pair, None), ("--label", label, "label")):
+        if task not in OWN and value != default:
+            raise DataError(f"{flag} {value}: names a column of your own file; --task {task} knows its columns")
     if task in OWN:
         if data is None:
             raise DataError(f"--task {task}: name your file with --data, such as --data train.csv")
@@ -36,4 +39,18 @@ def read_task(task, data=None, dev=None, text="text", text_pair=None, label="lab
         raise DataError(f"--data {data}: no such folder; --task {task} reads a folder in the layout of its release")
     else:
         read = read_race(data) if task == "race" else read_glue(task, data)
+    _check_classes(read, data or task)
     return read.small() if small else read
+
+
+def _check_classes(read, place):
+    """Raise DataError for training examples of one class; note classes that they lack."""
+    if read.kind != "classification":
+        return
+    seen = set(read.train.labels)
+    if len(seen) < 2:
+        raise DataError(f"{place}: all training examples are of the class '{read.labels[seen.pop()]}'; there must be two to "
+                        "tell apart")
+    missing = [read.labels[index] for index in sorted(set(read.dev.labels) - seen)]
+    if missing:
+        read.notes.append(f"held out: no training example is of the class {', '.join(missing)}")

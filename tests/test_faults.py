@@ -52,7 +52,7 @@ def survives(kind, moment, corpus, cache, folder, uninterrupted):
         if output is not None:
             assert "Traceback" not in output, output
             assert code in (0, 2, 143), output
-            assert code != 2 or "\nerror: " in output or not output           # a second process leaves it to the first
+            assert code != 2 or "\nerror: " in f"\n{output}" or not output           # a second process leaves it to the first
     if kind in ("truncated", "bit flipped"):
         for run in (folder / "runs").iterdir():
             faults.damage(run, kind, rng)

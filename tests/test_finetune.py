@@ -274,6 +274,7 @@ def test_killed_and_resumed_equals_uninterrupted(checkpoint, tables, tmp_path, f
     result = finetune(["--resume", str(run), "--cache-dir", str(cut / "cache"), "--cpu", "--tqdm-off"])
     assert result.code == 0, result.err
     other, saved, predictions = read_run(whole)
+    assert "--task classify" in read_run(cut)[1]["command"] and "--resume" in read_run(cut)[1]["resumed_by"]
     assert losses(run) == losses(other) and read_run(cut)[2] == predictions and read_run(cut)[1]["dev"] == saved["dev"]
     ours, theirs = (load_file(folder / "checkpoints" / "step-0000012" / "model.safetensors") for folder in (run, other))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
@@ -287,7 +288,7 @@ def test_seeds_and_sweep_end_in_one_table(checkpoint, tables, tmp_path, finetune
     assert table[0].split()[:4] == ["setting", "runs", "accuracy", "f1"]
     assert table[1].startswith("learning_rate=1e-5  ") and table[2].startswith("learning_rate=1e-3  ")
     assert table[1].split()[1] == "2" and "±" in table[1] and not run_folders(tmp_path)
-    for values in ("learning_rate=1e-5,abc", "batch_size=8,0"):                     # refused before the first run
+    for values in ("learning_rate=1e-5,abc", "batch_size=8,0", "attention=softmax,foo", "learning_rate"):                     # refused before the first run
         result = finetune(arguments(checkpoint, tmp_path, "classify", *own(tables, "--label", "verdict"), "--sweep", values))
         refused(result)
         assert not run_folders(tmp_path)
@@ -300,6 +301,28 @@ def test_a_sweep_names_its_runs_and_the_best(checkpoint, tables, tmp_path, finet
     *_, line = result.out.strip().splitlines()
     scores = {str(run): json.loads((run / "metrics.json").read_text())["dev"]["accuracy"] for run in run_folders(tmp_path)}
     assert line == f"best run: {max(scores, key=scores.get)}" and len(set(scores.values())) == 2
+
+
+def test_a_setting_that_diverges_leaves_the_others_their_table(checkpoint, tables, tmp_path, finetune):
+    flags = [*own(tables, "--label", "verdict"), "--sweep", "learning_rate=1e30,1e-3"]
+    result = finetune(arguments(checkpoint, tmp_path, "classify", *flags, "--no-save", settings=["log_every=1"]))
+    assert result.code == 0 and "error: learning_rate=1e30, seed 0: the loss is not finite" in result.err
+    header, row = result.out.strip().splitlines()[-2:]
+    assert header.startswith("setting") and row.split()[:2] == ["learning_rate=1e-3", "1"]
+    flags[-1] = "learning_rate=1e30,1e31"
+    result = finetune(arguments(checkpoint, tmp_path, "classify", *flags, "--no-save", settings=["log_every=1"]))
+    assert result.code == 2 and result.err.strip().splitlines()[-1] == "error: none of the runs came to its end"
+
+
+def test_a_classifier_goes_on_under_the_names_of_its_labels(checkpoint, tables, tmp_path, finetune):
+    assert finetune(arguments(checkpoint, tmp_path / "first", "classify", *own(tables, "--label", "verdict"))).code == 0
+    run, = run_folders(tmp_path / "first")
+    model = AlbertForSequenceClassification.from_pretrained(run)
+    turned = AlbertForSequenceClassification.from_pretrained(run, id2label={0: "good", 1: "bad"})
+    assert model.config.id2label == {0: "bad", 1: "good"}
+    assert torch.equal(turned.classifier.linear.weight, model.classifier.linear.weight.flip(0))
+    other = AlbertForSequenceClassification.from_pretrained(run, id2label={0: "no", 1: "yes"})
+    assert not torch.equal(other.classifier.linear.weight, model.classifier.linear.weight)
 
 
 @pytest.mark.parametrize("what, frozen", [("embeddings", "embeddings"), ("2", "albert_layers.0.")])

@@ -12,6 +12,7 @@ import transformers
 from test_finetune import BAD, FILLER, GOOD, checkpoint, sentence  # noqa: F401
 
 import albert
+from data.conll import read_sentences
 from data.errors import DataError
 from data.examples import NO_LABEL
 from data.features import features
@@ -128,7 +129,8 @@ def test_the_hub_is_asked_for_repositories_of_plain_files(monkeypatch):
     def load_dataset(*names, split):
         asked.append((*names, split))
         if names[0] == "nyu-mll/glue":
-            return datasets.Dataset.from_dict({"premise": ["a b"], "hypothesis": ["c"], "label": [1], "idx": [7]})
+            return datasets.Dataset.from_dict({"premise": ["a b"] * 2, "hypothesis": ["c"] * 2, "label": [1, 0],
+                                                "idx": [7, 8]})
         if names[0] == "ehovy/race":
             return datasets.Dataset.from_dict({"example_id": ["e"], "article": ["x y"], "question": ["q"],
                                                "options": [["1", "2", "3", "4"]], "answer": ["C"]})
@@ -142,7 +144,8 @@ def test_the_hub_is_asked_for_repositories_of_plain_files(monkeypatch):
                      ("nyu-mll/glue", "mnli", "test_mismatched"), ("rajpurkar/squad_v2", "train"),
                      ("rajpurkar/squad_v2", "validation"), *(("ehovy/race", level, split) for split in
                                                              ("train", "validation") for level in ("middle", "high"))]
-    assert mnli.dev.groups == ["matched", "mismatched"] and mnli.train.labels == [1] and mnli.train.ids == ["7"]
+    assert mnli.dev.groups == ["matched"] * 2 + ["mismatched"] * 2 and mnli.train.labels == [1, 0]
+    assert mnli.train.ids == ["7", "8"] and mnli.dev.ids == ["matched-7", "matched-8", "mismatched-7", "mismatched-8"]
     assert {file: part.labels for file, part in mnli.test.items()} == {"MNLI-m": None, "MNLI-mm": None}
     assert squad.train.labels == [[(3, "Rome")]] and race.dev.labels == [2, 2]
 
@@ -290,12 +293,23 @@ def test_the_threshold_is_the_best_of_all():
         scores = answers.evaluate(said, odds, golds)
         if not any(map(len, golds)) or all(map(len, golds)):
             continue
-        tries = [np.mean([answers.best_of(answers.f1, text if odd <= level else "", gold)
+        tries = [np.mean([best_of(answers.f1, text if odd <= level else "", gold)
                           for text, odd, gold in zip(said, odds, golds)]) for level in (-9, *range(-3, 4))]
         assert scores["f1"] == pytest.approx(max(tries))
         given = [text if odd <= scores["threshold"] else "" for text, odd in zip(said, odds)]
         assert scores["exact_match"] == pytest.approx(
-            np.mean([answers.best_of(answers.exact_match, text, gold) for text, gold in zip(given, golds)]))
+            np.mean([best_of(answers.exact_match, text, gold) for text, gold in zip(given, golds)]))
+
+
+def test_an_answer_without_a_word_is_an_answer():
+    said, odds = ["the cat", "b"], [-5.0, 3.0]
+    assert answers.evaluate(said, odds, [["A"], ["b"]]) == {"f1": 0.5, "exact_match": 0.5}         # version 1.1
+    scores = answers.evaluate(["a", "b", "c"], [-5.0, 3.0, 9.0], [["A"], ["b"], []])
+    assert (scores["f1"], scores["exact_match"]) == (1.0, 1.0) and 3 <= scores["threshold"] < 9    # 2.0
+
+
+def best_of(score, answer, golds):
+    return max(score(answer, gold) for gold in golds or [""])
 
 
 def test_best_spans_are_those_of_a_search_of_all():
@@ -401,3 +415,121 @@ def test_the_loss_is_that_of_transformers(kind, tokenizer, tmp_path):
                         attention_mask=batch["attention_mask"].long(), **inputs).loss
         loss = task.sums(ours, batch)["label_loss"] / task.counts(batch)["label"]
     assert float(loss) == pytest.approx(float(expected), rel=1e-5)
+
+
+def own(tmp_path, name, content, task="classify", **columns):
+    (tmp_path / name).write_text(content, encoding="utf-8")
+    return read_task(task, str(tmp_path / name), **columns)
+
+
+def test_lists_of_words_and_tags_in_a_table(tmp_path):
+    rows = [(["Anna", "lives"], ["B-PER", "O"]), (["in", "Rome"], ["O", "B-LOC"])]
+    expected = None
+    for name, cell, separator in (("a.csv", lambda v: '"' + json.dumps(v).replace('"', '""') + '"', ","),
+                                  ("a.tsv", json.dumps, "\t"), ("b.tsv", " ".join, "\t")):
+        table = f"text{separator}label\n" + "".join(f"{cell(w)}{separator}{cell(t)}\n" for w, t in rows)
+        read = own(tmp_path, name, table, "tag", dev=str(tmp_path / name))
+        found = read.labels, read.train.inputs, read.train.labels
+        assert read.labels == ["B-LOC", "B-PER", "O"] and found == (expected := expected or found)
+    table = "text,label\n\"['Anna', 'lives']\",\"['B-PER', 'O']\"\n"
+    with pytest.raises(DataError, match=r"a\.csv: line 2: expected a JSON list"):
+        own(tmp_path, "a.csv", table, "tag")
+
+
+@pytest.mark.parametrize("first, second", [('" [""a""]"', '"[""b"", ""a""] "'), ('"[""a"",""b""]"', '"[]"')])
+def test_lists_of_labels_with_blanks_around_them(first, second, tmp_path):
+    read = own(tmp_path, "a.csv", "text,label\n" + f"x,{first}\ny,{second}\n" * 10)
+    assert read.kind == "multilabel" and read.labels == ["a", "b"]
+
+
+@pytest.mark.parametrize("name, content, words", [
+    ("a.csv", 'text,label\nx,a\ny,"[""a"", ""b""]"\n', "line 3: a list of labels in some rows"),
+    ("a.csv", "text,label\nx,a\ny,[b\n", "line 3: expected a JSON list"),
+    ("a.jsonl", '{"text": "x", "label": {"x": 1}}\n', "line 1: column 'label' holds an object"),
+    ("a.jsonl", '{"text": 5, "label": "x"}\n', "line 1: column 'text' holds int, not text"),
+    ("a.csv", "text,label\nx,a\ny,b\n", "must be two")])
+def test_labels_that_are_none(name, content, words, tmp_path):
+    with pytest.raises(DataError, match=words):
+        own(tmp_path, name, content)
+
+
+def test_the_same_labels_from_every_format(tmp_path):
+    (tmp_path / "dev.csv").write_text("id,text , label\nk,x,1 \nl,y,0\n")
+    for one, none in ((1.0, 0.0), (1, 0)):
+        (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": "x", "label": v}) + "\n" for v in (one, none)))
+        read = read_task("classify", str(tmp_path / "a.jsonl"), str(tmp_path / "dev.csv"))
+        assert read.labels == ["0", "1"] and read.dev.labels == [1, 0]
+        assert read.dev.ids == ["k", "l"] and read.train.ids == ["0", "1"]
+    (tmp_path / "a.jsonl").write_text('{"text": "x", "label": true}\n{"text": "y", "label": false}\n')
+    (tmp_path / "dev.csv").write_text("text,label\nx,true\n")
+    assert read_task("classify", str(tmp_path / "a.jsonl"), str(tmp_path / "dev.csv")).dev.labels == [1]
+
+
+@pytest.mark.parametrize("settings, words", [
+    (dict(task="sst2", text="foo"), "--text foo"), (dict(task="race", label="x"), "--label x"),
+    (dict(task="tag", data="a.csv", text_pair="b"), "--text-pair"),
+    (dict(task="tag", data="a.jsonl", dev="b.conll"), "both be tables")])
+def test_flags_without_a_meaning(settings, words):
+    with pytest.raises(DataError, match=words):
+        read_task(**settings)
+
+
+def test_one_class_in_a_benchmark_s_file_and_a_class_that_is_held_out_only(tmp_path):
+    (tmp_path / "train.tsv").write_text("sentence\tlabel\na b\t1\nc d\t1\n")
+    (tmp_path / "dev.tsv").write_text("sentence\tlabel\na b\t1\n")
+    with pytest.raises(DataError, match="of the class '1'"):
+        read_task("sst2", str(tmp_path))
+    (tmp_path / "train.tsv").write_text("sentence1\tsentence2\tgold_label\na\tb\tneutral\nc\td\tentailment\n")
+    for part in ("matched", "mismatched"):
+        (tmp_path / f"dev_{part}.tsv").write_text("index\tsentence1\tsentence2\tgold_label\n9\ta\tb\tcontradiction\n")
+    read = read_task("mnli", str(tmp_path))
+    assert read.dev.ids == ["matched-9", "mismatched-9"] and "contradiction" in read.notes[-1]
+
+
+def test_a_score_must_be_finite_and_ids_are_the_file_s(tmp_path):
+    header = "index\tsentence1\tsentence2\tscore\n"
+    (tmp_path / "dev.tsv").write_text(header + "4\ta\tb\t1.5\n")
+    (tmp_path / "train.tsv").write_text(header + "7\ta\tb\t1\n8\ta\t\t2\n9\tc\td\t3\n")
+    assert read_task("stsb", str(tmp_path)).train.ids == ["7", "9"]
+    (tmp_path / "train.tsv").write_text(header + "0\ta\tb\tnan\n")
+    with pytest.raises(DataError, match="train.tsv: line 2: score 'nan'"):
+        read_task("stsb", str(tmp_path))
+
+
+@pytest.mark.parametrize("changes, words", [
+    (dict(answers=[""]), "question 0: answer ''"), (dict(answers=["AB"]), "question 0: answer 'AB'"),
+    (dict(options=[["one"]]), "1 options"), (dict(article="", questions=[" "]), "neither an article nor a question"),
+    (dict(questions=["half \ud83d"]), "half of a character")])
+def test_faulty_questions_of_race(changes, words, tmp_path):
+    row = dict(id="a", article="x", questions=["q"], options=[["one", "two"]], answers=["A"]) | changes
+    for part in ("train", "dev"):
+        (tmp_path / part).mkdir()
+        (tmp_path / part / "a.txt").write_text("\ufeff" + json.dumps(row), encoding="utf-8")
+    with pytest.raises(DataError, match=f"a.txt: .*{words}"):
+        read_task("race", str(tmp_path))
+
+
+def squad_file(path, *questions):
+    path.write_text(json.dumps({"data": [{"paragraphs": [{"context": "Anna lives in Rome.", "qas": [
+        dict(id=str(number), question="q?", answers=[dict(text=text, answer_start=start)])
+        for number, (text, start) in enumerate(questions)]}]}]}))
+    return str(path)
+
+
+def test_answers_that_are_empty_or_begin_before_the_text(tmp_path):
+    file = squad_file(tmp_path / "a.json", ("Rome", 14), ("", -1), ("e.", -3))
+    read = read_task("squad2", file, file)
+    assert read.train.labels == [[(14, "Rome")], []] and read.dev.labels == [[(14, "Rome")], [], [(-1, "e.")]]
+    (tmp_path / "b.json").write_text((tmp_path / "a.json").read_text().replace('"id": "1"', '"id": "0"'))
+    with pytest.raises(DataError, match="b.json: 2 questions have the id 0"):
+        read_task("squad2", str(tmp_path / "b.json"))
+
+
+def test_columns_of_conll_with_tabs_and_other_blanks_in_a_word(tmp_path):
+    (tmp_path / "a.txt").write_text("12\u00a0000\tO\nRome\tB-LOC\n\n", encoding="utf-8")
+    assert read_sentences(tmp_path / "a.txt")[:2] == ([["12\u00a0000", "Rome"]], [["O", "B-LOC"]])
+
+
+def test_bilou_is_scored_as_bioes():
+    gold, said = [["U-PER", "U-PER", "B-LOC", "L-LOC"]], [["U-PER", "O", "B-LOC", "L-LOC"]]
+    assert metrics.tagging(["f1"], gold, said)["f1"] == pytest.approx(0.8)

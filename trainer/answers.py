@@ -2,6 +2,7 @@
 import re
 import string
 from collections import Counter
+from functools import partial
 
 import numpy as np
 
@@ -18,18 +19,13 @@ def exact_match(answer, gold):
     return float(normalize(answer) == normalize(gold))
 
 
-def f1(answer, gold):
-    """Harmonic mean of precision and recall of the words; if either has none, whether both have none."""
+def f1(answer, gold, both_empty=1.0):
+    """Harmonic mean of precision and recall of the words; ``both_empty`` where neither has any (in version 1.1: 0)."""
     ours, theirs = normalize(answer).split(), normalize(gold).split()
     if not ours or not theirs:
-        return float(ours == theirs)
+        return both_empty * (ours == theirs)
     common = sum((Counter(ours) & Counter(theirs)).values())
     return 2 * common / (len(ours) + len(theirs))
-
-
-def best_of(score, answer, golds):
-    """The best score over the given answers; no answer where all of them normalise to nothing."""
-    return max(score(answer, gold) for gold in [gold for gold in golds if normalize(gold)] or [""])
 
 
 def evaluate(answers, odds, golds):
@@ -38,9 +34,11 @@ def evaluate(answers, odds, golds):
 
     answers: the best text of each. odds: score of no answer less that of the best span. golds: lists of texts.
     """
-    exact, overlap = (np.array([best_of(score, answer, gold) for answer, gold in zip(answers, golds)])
-                      for score in (exact_match, f1))
-    nothing = np.array([not any(normalize(gold) for gold in gold_answers) for gold_answers in golds])
+    nothing = np.array([not texts for texts in golds])
+    if nothing.any():                                      # version 2.0 passes over golds that normalise to nothing
+        golds = [[text for text in texts if normalize(text)] or [""] for texts in golds]
+    exact, overlap = (np.array([max(score(answer, text) for text in texts) for answer, texts in zip(answers, golds)])
+                      for score in (exact_match, partial(f1, both_empty=float(nothing.any()))))
     if not nothing.any():
         return {"f1": float(overlap.mean()), "exact_match": float(exact.mean())}
     # Threshold at each of the odds in turn, ascending: the questions up to there are answered.

@@ -55,7 +55,7 @@ def freeze(model, what):
 
     Raises ModelError for layers that there are not, or whose weights later layers share.
     """
-    if what != "embeddings" and not what.isdigit():
+    if what != "embeddings" and not what.isdecimal():
         raise ModelError(f"--freeze {what}: write embeddings or a number of layers")
     encoder, layers = model.albert.encoder, 0 if what == "embeddings" else int(what)
     if layers > len(encoder.steps):

@@ -70,10 +70,15 @@ def choose_attention_backend(dtype, device, seq_len):
     torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(plain)
 
 
+def command():
+    """The command of this process."""
+    return shlex.join([os.path.basename(sys.executable), *sys.argv])
+
+
 def environment(device):
     """What a run was made with: versions, machine, git commit, command."""
     return {
-        "command": shlex.join([os.path.basename(sys.executable), *sys.argv]),
+        "command": command(),
         "git_commit": _git_commit(),
         "python": platform.python_version(),
         "packages": {name: importlib.metadata.version(name) for name in _PACKAGES},

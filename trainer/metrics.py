@@ -25,12 +25,17 @@ def regression(names, gold, predicted):
         return {name: float(np.nan_to_num(known[name](gold, predicted)[0])) for name in names}
 
 
+_BIOES = {"U-": "S-", "L-": "E-"}                           # of BILOU
+
+
 def tagging(names, gold, predicted):
     """Tags, a list for each sentence, to entity-level scores as conlleval's, and "accuracy" of the words."""
     from seqeval import metrics as seqeval_metrics
 
     known = {"f1": seqeval_metrics.f1_score, "precision": seqeval_metrics.precision_score,
              "recall": seqeval_metrics.recall_score}
+    gold, predicted = ([[_BIOES.get(tag[:2], tag[:2]) + tag[2:] for tag in sentence] for sentence in part]
+                       for part in (gold, predicted))
     scores = {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)        # of tags that are no entities, such as parts of speech

@@ -1,8 +1,6 @@
 """What a fine-tuned model leaves beside its checkpoint: metrics.json and predictions.csv."""
 import csv
 import os
-import shlex
-import sys
 
 import numpy as np
 
@@ -45,9 +43,10 @@ def finish(trainer, run, task_name, test):
             if task.data.kind == "regression":            # the benchmark's server takes no score outside of the scale
                 least, most = min(task.data.train.labels), max(task.data.train.labels)
                 rows = [(index, min(max(value, least), most)) for index, value in rows]
-            write_table(run.path / f"{name}.tsv", "excel-tab", [("index", "prediction"), *rows])
+            write_table(run.path / f"{name}.tsv", [("index", "prediction"), *rows], dialect="excel-tab",
+                        lineterminator="\n")
         checkpoints.write_json(run.path / "metrics.json", {
-            "task": task_name, "command": shlex.join(sys.argv),
+            "task": task_name, **run.commands(),
             "best_step": best, "steps": trainer.step, "seed": trainer.hps.seed,
             "train_examples": len(task.data.train), "dev_examples": len(task.data.dev), "dev": scores,
             "notes": task.data.notes})
@@ -67,31 +66,32 @@ def _damage(path):
 
 def write_predictions(path, rows):
     """id, prediction, probability: .csv of the examples in their order, written whole or not at all."""
-    write_table(path, "excel", [("id", "prediction", "probability"), *(
+    write_table(path, [("id", "prediction", "probability"), *(
         (name, prediction, probability if probability == "" else f"{probability:.6f}")
         for name, prediction, probability in rows)])
 
 
-def write_table(path, dialect, rows):
-    """Rows to a file in a dialect of the module csv."""
+def write_table(path, rows, **layout):
+    """Rows to a file in a ``layout`` of `csv.writer`; without its own line ends it would quote no lone carriage return."""
     temporary = path.with_name(path.name + ".tmp")
     with open(temporary, "w", newline="", encoding="utf-8") as file:
-        csv.writer(file, dialect, lineterminator="\n").writerows(rows)
+        csv.writer(file, **layout).writerows(rows)
     os.replace(temporary, path)
 
 
 def table(results, metrics):
-    """Lines of one table: for each setting of [(setting, scores)] the mean of every metric over its runs, and the
-    standard deviation where there are several."""
+    """Lines of one table: for each setting of [(setting, scores)] the mean over its runs of every score whose name ends
+    in a metric's, and the standard deviation where there are several."""
     settings = list(dict.fromkeys(setting for setting, _ in results))
+    names = [name for name in results[0][1] if name.endswith(metrics)]
     width = max(len("setting"), *map(len, settings))
-    lines = ["  ".join([f"{'setting':{width}}", "runs", *(f"{name:>17}" for name in metrics)])]
+    lines = ["  ".join([f"{'setting':{width}}", "runs", *(f"{name.replace('_', ' '):>19}" for name in names)])]
     for setting in settings:
         runs = [scores for name, scores in results if name == setting]
         cells = []
-        for name in metrics:
+        for name in names:
             values = np.array([scores[name] for scores in runs])
             spread = f" ± {values.std(ddof=1):.4f}" if len(values) > 1 else ""
-            cells.append(f"{f'{values.mean():.4f}{spread}':>17}")
+            cells.append(f"{f'{values.mean():.4f}{spread}':>19}")
         lines.append("  ".join([f"{setting:{width}}", f"{len(runs):4}", *cells]))
     return "\n".join(lines)

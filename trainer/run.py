@@ -56,6 +56,12 @@ class Run:
     def checkpoints(self):
         return self.path / "checkpoints"
 
+    def commands(self):
+        """{"command": that of the run} and, where it was gone on with, the last one as "resumed_by"."""
+        first = json.loads((self.path / "environment.json").read_text(encoding="utf-8"))["command"]
+        now = machine.command()
+        return {"command": first} if first == now else {"command": first, "resumed_by": now}
+
     def _cut_log(self, step):
         """Keep the log lines up to ``step``: what came after its checkpoint happens again."""
         kept = 0
