@@ -75,20 +75,29 @@ def parse_arguments():
                          "it, or delete it")
         if not args.output.parent.is_dir():
             parser.error(f"--output {args.output}: there is no folder {args.output.parent}")
-    args.from_file = len(args.inputs) == 1 and (args.inputs[0] == "-" or args.inputs[0].endswith(FILES))
+    args.from_file = len(args.inputs) == 1 and names_a_file(args.inputs[0])
+    if args.from_file and (args.inputs[0] == "-" or args.inputs[0].endswith(".txt")) and (args.text or args.text_pair):
+        parser.error("--text and --text-pair name columns of a table; lines have none")
     if not args.from_file:
         if args.append:
             parser.error("--append goes on with the rows of a file or of -, not with texts")
         for text in args.inputs:
-            if text == "-" or text.endswith(FILES) or len(text) < 256 and os.path.isfile(text):
+            if names_a_file(text) or os.path.isfile(text):
                 parser.error(f"{text}: give one file, of {' '.join(FILES)}, or -, and no texts beside it")
         if args.text or args.text_pair:
             parser.error("--text and --text-pair name columns of a file")
     return args
 
 
+def names_a_file(text):
+    """Whether an argument is a file (or -) and no text, which may end like the name of one."""
+    return text == "-" or text.endswith(FILES) and (not any(map(str.isspace, text)) or os.path.lexists(text))
+
+
 def main():
     args = parse_arguments()
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(encoding="utf-8")             # as the input; the locale's may lack its characters
     machine.keep_freed_memory()
     if args.export:
         return export(args)
@@ -131,12 +140,9 @@ def answered(ask, rows, done):
         for columns, item in rows:
             kept.append(columns)
             yield item
-    try:
-        for answer in ask.stream(inputs()):
-            yield kept.pop(0), answer
-            done += 1
-    except ModelError as fault:
-        raise ModelError(f"input {done + 1}: {fault}") from None
+
+    for answer in ask.stream(inputs(), first=done + 1):
+        yield kept.pop(0), answer
 
 
 def export(args):
@@ -149,7 +155,6 @@ def export(args):
     folder = checkpoint_folder(args.checkpoint)
     model, settled = whole_model(folder), finetuned(folder)
     more = {"finetuned": settled} if settled else {}
-    save_tokenizer(load_tokenizer(folder), args.output)
     if args.export == "onnx":
         file = args.output / "model.onnx"
         print(f"{file}: differs from PyTorch by {export_onnx(model, file):.0e} at most")
@@ -161,6 +166,7 @@ def export(args):
         model.save_pretrained(args.output, **more)
         print(f"{args.output}: " + ("for 🤗 Transformers too" if expressible(model.config) else
                                     "for this repository; 🤗 Transformers has no such attention or sharing"))
+    save_tokenizer(load_tokenizer(folder), args.output, model.config.max_position_embeddings)
     if args.export != "hf":
         save_config(model, args.output, **more)                  # for the names of the labels
         print("rows of {} to {} tokens, padding included".format(*lengths(model.config)))

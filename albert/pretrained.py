@@ -114,6 +114,10 @@ def checkpoint_folder(path: str | os.PathLike) -> Path:
     Raises ModelError where there is none.
     """
     folder = Path(path).expanduser()
+    try:
+        folder.exists()
+    except OSError as error:                                 # a name that is too long, for example
+        raise ModelError(f"{str(path)[:80]}: {error.strerror}") from None
     if (folder / "checkpoints").is_dir():
         steps = {int(step[1]): child for child in (folder / "checkpoints").iterdir()
                  if (step := re.fullmatch(r"step-(\d+)", child.name)) and (child / "config.json").is_file()
@@ -172,6 +176,8 @@ def read_config(folder: Path, **changes) -> AlbertConfig:
         mapping.setdefault("classifier_dropout_prob", mapping["classifier_dropout"])
     if isinstance(mapping.get("model_type"), str):
         mapping["model_type"] = mapping["model_type"].removesuffix(EXTENDED_SUFFIX)
+    if mapping.get("hidden_act") == "gelu_pytorch_tanh":             # another name in Transformers
+        mapping["hidden_act"] = "gelu_new"
     if "num_labels" in changes:
         mapping.pop("id2label", None)
     try:

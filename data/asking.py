@@ -50,6 +50,9 @@ def _line_rows(name, names):
         parts = line.split("\t") if len(names) > 1 else [line]
         if names[-1] == "options":
             parts = [*parts[:2], parts[2:]]
+        if names[-1] == "options" and line.strip() and len(parts[-1]) < 2:
+            raise DataError(f"{name}: line {number}: choose takes an article, a question and at least two options, parted by "
+                            "tabs")
         if line.strip() and len(parts) != len(names):
             raise DataError(f"{name}: line {number}: {len(parts)} texts, expected {', '.join(names)}, parted by tabs")
         item = tuple(parts) if line.strip() else ("",) * len(names)
@@ -60,9 +63,12 @@ def _value(value, options, place):
     """A cell as a text (a list of words is one), or as a list of options (in a table JSON, or parted by |)."""
     if options and isinstance(value, str):
         try:
-            value = json.loads(value) if value.startswith("[") else [part.strip() for part in value.split("|")]
+            value = json.loads(value) if value.startswith("[") else value
         except ValueError:
-            raise DataError(f"{place}: options are a JSON list, or parted by |") from None
+            if "|" not in value:
+                raise DataError(f"{place}: options are a JSON list, or parted by |") from None
+        if isinstance(value, str):
+            value = [part.strip() for part in value.split("|")]
     words = isinstance(value, list) and all(isinstance(part, str) for part in value)
     if value is None or isinstance(value, str) or options and words:
         return value or ""
@@ -121,7 +127,8 @@ def write_table(file, answers, columns=(), header=None):
         row = _merged(kept, answer)
         width = max(map(len, row), default=0)
         for name, value in row.items():
-            print(f"{name.replace('_', ' '):{width}}  {_words(value)}", file=file)
+            words = _json(value) if name in kept and isinstance(value, (dict, list)) else _words(value)
+            print(f"{name.replace('_', ' '):{width}}  {words}", file=file)
         print(file=file, flush=True)
 
 

@@ -48,10 +48,13 @@ def rows_of(path) -> Iterator[tuple[str, dict]]:
 def existing(path) -> Path:
     """``path`` where it is a file; DataError, with the nearest name, where it is not."""
     path = Path(path).expanduser()
-    if path.is_dir():
-        raise DataError(f"{path}: a folder; name a file in it ({' '.join(SUFFIXES)})")
-    if not path.is_file():
-        raise DataError(f"{path}: no such file{nearest(path)}")
+    try:
+        if path.is_dir():
+            raise DataError(f"{path}: a folder; name a file in it ({' '.join(SUFFIXES)})")
+        if not path.is_file():
+            raise DataError(f"{path}: no such file{nearest(path)}")
+    except OSError as error:                                 # its name is too long, for example
+        raise DataError(f"{str(path)[:80]}: {error.strerror}") from None
     return path
 
 
@@ -64,8 +67,9 @@ def _delimited(path):
     csv.field_size_limit(1 << 27)
     reader = csv.reader(LocalFile(path, "", "file").lines(), strict=True)
     try:
-        header = [name.strip() for name in next(reader, [])]
-        check_once(path, header, filter(None, header))
+        header = _header(path, next(reader, []))
+        if len(header) == 1 and any(mark in header[0] for mark in ";\t"):
+            raise DataError(f"{path}: line 1: one column '{header[0]}'; the columns of a .csv are parted by commas")
         for cells in reader:
             if cells or len(header) == 1:          # of one column, a blank line is an empty cell
                 yield f"line {reader.line_num}", _row(path, reader.line_num, header, cells or [""])
@@ -76,11 +80,17 @@ def _delimited(path):
 def _tabbed(path):
     lines = enumerate(text_lines(path), start=1)
     _, header = next(lines, (1, ""))
-    header = header.split("\t")
-    check_once(path, header, filter(None, header))
+    header = _header(path, header.split("\t"))
     for number, line in lines:
         if line or len(header) == 1:
             yield f"line {number}", _row(path, number, header, line.split("\t"))
+
+
+def _header(path, cells):
+    """The names of the columns; one without gets its number."""
+    header = [cell.strip() or f"column {number}" for number, cell in enumerate(cells, start=1)]
+    check_once(path, header, header)
+    return header
 
 
 def _row(path, number, header, cells):

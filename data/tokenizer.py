@@ -70,8 +70,9 @@ def load_tokenizer(path) -> Tokenizer:
     return tokenizer
 
 
-def save_tokenizer(tokenizer: Tokenizer, folder) -> None:
-    """Write `tokenizer.json` and `tokenizer_config.json` into `folder`, each whole or not at all.
+def save_tokenizer(tokenizer: Tokenizer, folder, positions: int | None = None) -> None:
+    """Write `tokenizer.json` and `tokenizer_config.json` into `folder`, each whole or not at all; ``positions``: of the
+    model, for Transformers to cut to.
 
     The configuration names the class and the special tokens: without them Transformers 5 builds a
     normaliser of its own where `config.json` says `model_type: albert`.
@@ -86,6 +87,7 @@ def save_tokenizer(tokenizer: Tokenizer, folder) -> None:
         "padding_side": "right",
         "truncation_side": "right",
         "clean_up_tokenization_spaces": False,
+        **({"model_max_length": positions} if positions else {}),
     }
     _write(folder / "tokenizer.json", tokenizer.to_str(pretty=True))
     _write(folder / "tokenizer_config.json", json.dumps(config, indent=2, ensure_ascii=False) + "\n")

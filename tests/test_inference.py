@@ -3,6 +3,7 @@ import csv
 import datetime
 import decimal
 import io
+import itertools
 import json
 import logging
 import os
@@ -11,6 +12,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 
 import numpy as np
 import pyarrow.parquet
@@ -21,10 +23,12 @@ from conftest import ROOT, refused
 from test_finetune import checkpoint  # noqa: F401
 
 import albert
-from albert import AlbertConfig, pipeline
+from albert import AlbertConfig, ModelError, pipeline
 from albert.attention import KINDS
 from albert.export import Plain, examples, export_onnx, whole_model
-from data.tokenizer import load_tokenizer, save_tokenizer
+from albert.pipeline import word_spans
+from data.conll import read_sentences
+from data.tokenizer import bert_tokenizer, load_tokenizer, save_tokenizer
 
 HEADS = {"pretraining": albert.AlbertForPretraining, "classes": albert.AlbertForSequenceClassification,
          "number": albert.AlbertForSequenceClassification, "tags": albert.AlbertForTokenClassification,
@@ -163,7 +167,7 @@ def test_entities(models):
     answer = tag.answer((text,), [(window, (labels, [0.5] * len(labels)))])
     assert [(e["text"], e["label"], e["start"], e["end"]) for e in answer["entities"]] == [
         ("sun gold", "LOC", 0, 8), ("rain", "LOC", 10, 14), ("sun gold", "LOC", 15, 23)]
-    tag.config.id2label = {0: "B-date-time", 1: "I-date-time", 2: "O"}
+    tag.labels = ["B-date-time", "I-date-time", "O"]
     answer = tag.answer((text,), [(window, (labels, [0.5] * len(labels)))])
     assert [(e["text"], e["label"]) for e in answer["entities"]] == [
         ("sun gold", "date-time"), ("rain", "date-time"), ("sun gold", "date-time")]
@@ -394,7 +398,7 @@ def test_columns_of_any_name_and_value(inference, models, tmp_path):
     assert row.items() <= answer.items() and answer["answer_answer_label"] in ("good", "bad", "so")
     answer, = csv.DictReader(io.StringIO(inference([*ask_for, "csv"]).out))
     assert (float(answer["share"]), answer["label"], answer["answer_label"]) == (1e-8, "x", "y")
-    assert "label 3" in inference([*ask_for, "table"]).out
+    assert '{"label": 3}' in inference([*ask_for, "table"]).out
 
 
 def test_pooled_needs_a_pooler(models, capsys):
@@ -545,3 +549,131 @@ def test_eight_bits_answer_nearly_the_same(models):
 def test_eight_bits_and_bf16_exclude_each_other(inference, models):
     refused(inference([str(models / "classes"), "a text", "--quantize", "int8", "--precision", "bf16", "--cpu"]),
             "int8", "bf16")
+
+
+@pytest.mark.parametrize("text, words", [
+    ("我住在北京", ["我", "住", "在", "北", "京"]), ("Jose\u0301 Garci\u0301a", ["Jose\u0301", "Garci\u0301a"]),
+    ("हिन्दी में", ["हिन्दी", "में"]), ("New\u200bYork", ["New\u200bYork"]),
+    ("J. Smith's 3.5 at U.N., 10:30.", ["J.", "Smith", "'s", "3.5", "at", "U.N.", ",", "10:30", "."]),
+    ("Rome-Paris and/or (1,000.5) end... -- x", ["Rome-Paris", "and/or", "(", "1,000.5", ")", "end", "...", "--", "x"]),
+    ("\u0301 \u200b", [])])
+def test_words(text, words):
+    assert [text[start:end] for start, end in word_spans(text)] == words
+
+
+def test_words_are_those_of_conll(shared):
+    sentences, *_ = read_sentences(shared / "conll2003" / "valid.txt")
+    other = 0
+    for words in sentences:
+        ends = list(itertools.accumulate(len(word) + 1 for word in words))
+        other += len({(end - 1 - len(word), end - 1) for word, end in zip(words, ends)} - set(word_spans(" ".join(words))))
+    assert other < 0.01 * sum(map(len, sentences))
+
+
+def test_special_tokens_and_pieces_that_go_on_are_shown(models):
+    fill = pipeline("fill-mask", models / "pretraining", top_k=2)
+    window, = fill.rows([("the [MASK] sat",)])[0]
+    fill.tokenizer = bert_tokenizer({piece: i for i, piece in enumerate("[PAD] [UNK] [CLS] [SEP] [MASK] ##q".split())})
+    for token, filled in ((5, "theq sat"), (1, "the [UNK] sat")):
+        guesses = torch.tensor([[token, 3]]), torch.tensor([[0.7, 0.2]])
+        answer = fill.answer(("the [MASK] sat",), [(window, guesses)])
+        assert answer["filled"] == filled and answer["masks"][0]["predictions"][1]["token"] == "[SEP]"
+
+
+def test_a_list_with_a_fault_names_it_before_anything_is_computed(models, monkeypatch):
+    classify = pipeline(None, models / "classes")
+    monkeypatch.setattr(classify, "_outputs", None)
+    for inputs, words in ((["sun"] * 3 + [float("nan")], "input 4: text is a float"), ((t for t in TEXTS), r"\.stream"),
+                          (("sun", "rain"), "several inputs are a list")):
+        with pytest.raises(ModelError, match=words):
+            classify(inputs)
+
+
+def test_a_stream_that_is_left_leaves_no_thread(models):
+    classify = pipeline(None, models / "classes")
+    before = threading.active_count()
+    for _ in range(3):
+        for _ in classify.stream(itertools.repeat("sun")):
+            break
+    deadline = time.monotonic() + 20
+    while threading.active_count() > before and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert threading.active_count() == before
+
+
+def copied(models, name, folder, **changes):
+    shutil.copytree(models / name, folder)
+    config = json.loads((folder / "config.json").read_text()) | changes
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "SHA256SUMS").unlink(missing_ok=True)
+    return folder
+
+
+def test_options_and_labels_without_a_meaning(models, tmp_path):
+    for changes, words in ((dict(problem_type="regression"), "a regression of 3 values"),
+                           (dict(id2label={"0": "x", "1": "x", "2": "y"}), "'x'")):
+        with pytest.raises(ModelError, match=words):
+            pipeline(None, copied(models, "classes", tmp_path / words[:3].strip("'"), **changes))
+    for options, words in ((dict(device="gpu"), "device=gpu"), (dict(device="cuda"), "device=cuda")):
+        if options["device"] == "gpu" or not torch.cuda.is_available():
+            with pytest.raises(ModelError, match=words):
+                pipeline(None, models / "classes", **options)
+    for top_k in ("3", 2.5):
+        with pytest.raises(ModelError, match="top_k"):
+            pipeline("fill-mask", models / "pretraining", top_k=top_k)
+    assert pipeline(None, copied(models, "classes", tmp_path / "tanh", hidden_act="gelu_pytorch_tanh"))("sun")
+
+
+def test_a_question_longer_than_the_model(inference, models, tmp_path):
+    rows = [("who", "sun"), ("who lives in Rome " * 20, "sun")]
+    (tmp_path / "q.jsonl").write_text("".join(json.dumps(dict(question=q, context=c)) + "\n" for q, c in rows))
+    result = inference([str(models / "span"), str(tmp_path / "q.jsonl"), "--cpu"])
+    assert len(result.out.splitlines()) == 1
+    refused(result, "input 2", "the question has", "40 positions")
+
+
+def test_an_answer_keeps_its_last_accent(models):
+    ask = pipeline(None, models / "span", threshold=1e9)
+    context = "Jose\u0301 Jose\u0301"
+    (row,), = ask.rows([("who", context)])
+    starts = ends = np.where(np.arange(len(row["ids"])) == len(row["ids"]) - 2, 9.0, -9.0)
+    assert ask.answer(("who", context), [(row, (starts, ends))])["end"] == len(context)
+
+
+@pytest.mark.parametrize("inputs, words", [
+    (["sun " * 80 + "see notes.txt"], None), (["please open notes.txt"], None), (["x" * 300 + ".txt"], "too long"),
+    (["a.txt", "--text", "review"], "lines have none")])
+def test_texts_that_look_like_files(inference, models, tmp_path, monkeypatch, inputs, words):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.txt").write_text("sun\n")
+    result = inference([str(models / "classes"), *inputs, "--cpu"])
+    assert result.code == (2 if words else 0), result.err
+    assert "Traceback" not in result.err and (words or "") in result.err
+
+
+def test_tables_with_columns_without_a_name_or_parted_otherwise(inference, models, tmp_path):
+    (tmp_path / "a.csv").write_text(",text,\n0,sun,9\n")
+    out = inference([str(models / "classes"), str(tmp_path / "a.csv"), "--cpu", "--format", "csv"]).out
+    row, = csv.DictReader(io.StringIO(out))
+    assert (row["column 1"], row["text"], row["column 3"]) == ("0", "sun", "9")
+    (tmp_path / "a.csv").write_text("id;text\n1;sun\n")
+    refused(inference([str(models / "classes"), str(tmp_path / "a.csv"), "--cpu"]), "parted by commas")
+    refused(inference(["x" * 300, "sun", "--cpu"]), "too long")
+
+
+def test_options_of_choices_in_lines_and_cells(inference, models, tmp_path):
+    (tmp_path / "a.txt").write_text("sun\twho\n")
+    refused(inference([str(models / "choice"), str(tmp_path / "a.txt"), "--cpu"]), "line 1", "at least two options")
+    (tmp_path / "a.csv").write_text("article,question,options\nsun,who,[a] | b\n")
+    assert json.loads(inference([str(models / "choice"), str(tmp_path / "a.csv"), "--cpu"]).out)["option"] in ("[a]", "b")
+
+
+def test_output_is_utf8_whatever_the_locale(models):
+    done = subprocess.run([sys.executable, ROOT / "main-inference.py", models / "classes", "sun 👍", "--cpu"],
+                          capture_output=True, env=os.environ | {"PYTHONIOENCODING": "latin-1"})
+    assert done.returncode == 0 and "👍" in done.stdout.decode(), done.stderr
+
+
+def test_transformers_knows_the_length_of_an_exported_model(inference, models, tmp_path):
+    assert inference([str(models / "classes"), "--export", "hf", "--output", str(tmp_path / "hf")]).code == 0
+    assert transformers.AutoTokenizer.from_pretrained(tmp_path / "hf").model_max_length == 40

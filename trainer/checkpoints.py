@@ -47,7 +47,7 @@ def save(folder, step, model, tokenizer, optimizers, state):
         _clear(folder)
         temporary.mkdir(parents=True)
         model.save_pretrained(temporary)
-        save_tokenizer(tokenizer, temporary)
+        save_tokenizer(tokenizer, temporary, model.config.max_position_embeddings)
         write_whole(temporary / "training_state.safetensors", partial(save_file, _tensors(optimizers)))
         write_json(temporary / _STATE, {**state, "step": step})
         write_sums(temporary)

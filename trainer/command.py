@@ -135,7 +135,7 @@ def leave_with(main, *faults):
     except OSError as fault:
         if fault.errno not in _DISK_FAULTS:
             raise
-        print(f"error: {fault.filename or 'the run folder'}: {fault.strerror}; what was saved before is untouched",
+        print(f"error: {fault.filename or 'a file or the output'}: {fault.strerror}; what was saved before is untouched",
               file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:

@@ -214,7 +214,7 @@ def open_run(args, task, config, trainer, state):
     path, = world.gather(made)
     run = Run(path, writes=world.is_main, log=args.log)
     if world.is_main:
-        save_tokenizer(trainer.tokenizer, path)
+        save_tokenizer(trainer.tokenizer, path, trainer.model.config.max_position_embeddings)
     return run
 
 
