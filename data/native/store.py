@@ -116,7 +116,7 @@ class Words(dict):
 
 
 def write_store(paragraphs: Iterable[tuple[bool, str]], tokenizer: Tokenizer, folder: Path, name: str,
-                language: str) -> None:
+                language: str = "en") -> None:
     """Write the store of ``(starts_document, paragraph)`` into ``folder``. Sentences and documents without a token
     leave no trace; DataError where nothing is left."""
     words = Words(tokenizer)
