@@ -19,7 +19,7 @@ from trainer import checkpoints
 from trainer.classification import Classification, MultiLabel, Regression
 from trainer.command import (DEFAULT_CACHE, add_process_flags, digest_of, how_to_call, how_to_resume, leave_with,
                              refuse_changes, restore_process, resume_auto, resumed_at)
-from trainer.errors import RunError
+from trainer.errors import Diverged, RunError
 from trainer.initial import adapted_model, check_vocabulary, freeze
 from trainer.finetuning import plan_steps
 from trainer.loop import Trainer
@@ -113,7 +113,10 @@ def variants(args, hps, keys):
         axes.append([f"{key}={value}" for value in values.split(",")])
     for assignments in itertools.product(*axes):
         swept = copy.copy(hps)
-        swept_keys = [*keys, *override(swept, assignments)]
+        try:
+            swept_keys = [*keys, *override(swept, assignments)]
+        except SettingError as error:
+            raise SettingError(str(error).replace("--set", "--sweep", 1)) from None
         check(swept)
         AlbertConfig.from_dict(vars(swept))
         for seed in range(swept.seed, swept.seed + args.seeds):
@@ -138,7 +141,7 @@ def finetune(args, flags, hps, keys, data, world):
         labels = {"problem_type": problem} if problem else {}
         if data.labels:
             labels["id2label"] = dict(enumerate(data.labels))
-        elif data.kind == "regression":
+        elif data.kind in ("regression", "choice"):
             labels["num_labels"] = 1
         model, changes = adapted_model(folder, tokenizer, hps, changed, model_class, **labels)
     if flags.freeze:
@@ -167,8 +170,10 @@ def finetune(args, flags, hps, keys, data, world):
               f"updates of {hps.batch_size}, {hps.attention} attention, on {world.device} in {trainer.precision}; "
               f"{'nothing is saved' if run.path is None else f'run folder {run.path}'}{resumed_at(trainer)}", sep="\n",
               flush=True)
-    trainer.fit(run)
-    run.close()
+    try:
+        trainer.fit(run)
+    finally:
+        run.close()
     return trainer, run, None if trainer.stopped else finish(
         trainer, run, flags.task, dict(zip(data.test, (made for made, _ in test))))
 
@@ -189,7 +194,7 @@ def main():
             print(f"\n{words}, seed {chosen.seed} ({number} of {len(planned)})")
         try:
             trainer, run, scores = finetune(args, flags, chosen, chosen_keys, data, world)
-        except RunError as error:                        # a learning rate that is too high ends its own run alone
+        except Diverged as error:                        # a learning rate that is too high ends its own run alone
             if len(planned) == 1:
                 raise
             if world.is_main:

@@ -57,7 +57,7 @@ def read_own(task, path, dev=None, text="text", text_pair=None, label="label"):
 def _ids(table, taken):
     """The values of a column "id" that is nothing else, or the numbers of the rows from 0."""
     if "id" in table.columns and "id" not in taken:
-        return [str(value) for value in table.column("id", "")]
+        return [str(row) if _is_missing(value) else str(value) for row, value in enumerate(table.column("id", ""))]
     return [str(row) for row in range(len(table.rows))]
 
 
@@ -123,10 +123,10 @@ def _lists(table, name, flag):
 def _json_list(table, row, value):
     try:
         items = json.loads(value)
-    except ValueError:
+    except (ValueError, RecursionError):
         items = None
-    if not isinstance(items, list):
-        raise DataError(f'{table.place(row)}: expected a JSON list such as ["a", "b"], not {value}')
+    if not isinstance(items, list) or any(isinstance(item, (list, dict)) for item in items):
+        raise DataError(f'{table.place(row)}: expected a JSON list such as ["a", "b"], not {value[:80]}')
     return [_plain(item) for item in items]
 
 
@@ -142,7 +142,7 @@ def _number(table, row, value):
     except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not math.isfinite(number):
-        raise DataError(f"{table.place(row)}: label '{value}' is not a number; for classes take --task classify")
+        raise DataError(f"{table.place(row)}: label '{str(value)[:80]}' is not a number; for classes take --task classify")
     return number
 
 

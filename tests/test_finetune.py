@@ -290,8 +290,8 @@ def test_seeds_and_sweep_end_in_one_table(checkpoint, tables, tmp_path, finetune
     assert table[1].split()[1] == "2" and "±" in table[1] and not run_folders(tmp_path)
     for values in ("learning_rate=1e-5,abc", "batch_size=8,0", "attention=softmax,foo", "learning_rate"):                     # refused before the first run
         result = finetune(arguments(checkpoint, tmp_path, "classify", *own(tables, "--label", "verdict"), "--sweep", values))
-        refused(result)
-        assert not run_folders(tmp_path)
+        refused(result, "attention='foo'" if "foo" in values else values.split("=")[0])
+        assert not run_folders(tmp_path) and "--set learning_rate" not in result.err
 
 
 def test_a_sweep_names_its_runs_and_the_best(checkpoint, tables, tmp_path, finetune):
@@ -323,6 +323,13 @@ def test_a_classifier_goes_on_under_the_names_of_its_labels(checkpoint, tables, 
     assert torch.equal(turned.classifier.linear.weight, model.classifier.linear.weight.flip(0))
     other = AlbertForSequenceClassification.from_pretrained(run, id2label={0: "no", 1: "yes"})
     assert not torch.equal(other.classifier.linear.weight, model.classifier.linear.weight)
+
+
+def test_a_classifier_of_another_task_gives_way(checkpoint, tables, benchmarks, tmp_path, finetune):
+    assert finetune(arguments(checkpoint, tmp_path / "first", "classify", *own(tables, "--label", "verdict"))).code == 0
+    run, = run_folders(tmp_path / "first")
+    result = finetune(arguments(run, tmp_path / "second", "race", "--data", benchmarks / "race", "--no-save"))
+    assert result.code == 0, result.err
 
 
 @pytest.mark.parametrize("what, frozen", [("embeddings", "embeddings"), ("2", "albert_layers.0.")])

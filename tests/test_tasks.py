@@ -447,6 +447,8 @@ def test_lists_of_labels_with_blanks_around_them(first, second, tmp_path):
     ("a.csv", "text,label\nx,a\ny,[b\n", "line 3: expected a JSON list"),
     ("a.jsonl", '{"text": "x", "label": {"x": 1}}\n', "line 1: column 'label' holds an object"),
     ("a.jsonl", '{"text": 5, "label": "x"}\n', "line 1: column 'text' holds int, not text"),
+    ("a.csv", 'text,label\nx,"[[""a""]]"\n', "line 2: expected a JSON list"),
+    ("a.csv", f"text,label\nx,{'[' * 100_000}\n", "line 2: expected a JSON list"),
     ("a.csv", "text,label\nx,a\ny,b\n", "must be two")])
 def test_labels_that_are_none(name, content, words, tmp_path):
     with pytest.raises(DataError, match=words):

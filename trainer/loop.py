@@ -15,7 +15,7 @@ from tqdm import tqdm
 from data import draws
 from trainer import checkpoints
 from trainer.compiling import compile_blocks
-from trainer.errors import RunError
+from trainer.errors import Diverged
 from trainer.flops import flops_per_token, peak_flops
 from trainer.fused import fuse
 from trainer.machine import autocast, autocast_dtype, choose_attention_backend, peak_memory
@@ -157,7 +157,7 @@ class Trainer:
         return norm
 
     def _flush(self):
-        """Add the recent updates to the window; raise RunError at the first whose loss or gradient is not finite, unless
+        """Add the recent updates to the window; raise Diverged at the first whose loss or gradient is not finite, unless
         the loss is scaled and a smaller scale may help: such an update was skipped, and is counted."""
         if not self._recent:
             return
@@ -169,7 +169,7 @@ class Trainer:
             row = dict(zip(names, summed[number * len(names):]))
             if not all(map(math.isfinite, (*row.values(), float(norm)))):
                 if self.scaler.gives_up:
-                    raise RunError(self._diverged(step))
+                    raise Diverged(self._diverged(step))
                 row, totals = {"skipped": 1.0}, {}
             for name, value in {**row, **totals}.items():
                 self.window[name] = self.window.get(name, 0.0) + value
