@@ -113,6 +113,9 @@ def main():
     except BrokenPipeError:              # the reader, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
+    except OSError as fault:             # of a write it names no file
+        fault.filename = fault.filename or str(args.output or "standard output")
+        raise
 
 
 def answer_all(args, ask):

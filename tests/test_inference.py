@@ -7,6 +7,7 @@ import itertools
 import json
 import logging
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -677,3 +678,20 @@ def test_output_is_utf8_whatever_the_locale(models):
 def test_transformers_knows_the_length_of_an_exported_model(inference, models, tmp_path):
     assert inference([str(models / "classes"), "--export", "hf", "--output", str(tmp_path / "hf")]).code == 0
     assert transformers.AutoTokenizer.from_pretrained(tmp_path / "hf").model_max_length == 40
+
+
+def test_output_that_cannot_be_written_is_named(inference, models, tmp_path, monkeypatch):
+    for flags in (["sun", "--output", "x" * 300 + ".csv"], ["--export", "hf", "--output", "x" * 300]):
+        refused(inference([str(models / "classes"), *flags, "--cpu"]), "xxx", "too long")
+    most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    monkeypatch.chdir(tmp_path)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, most[1]))
+        result = inference([str(models / "classes"), "sun", "--output", "a.csv", "--cpu"])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, most)
+    refused(result, "error: a.csv: File too large")
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run([sys.executable, ROOT / "main-inference.py", models / "classes", "sun", "--cpu"], stdout=full,
+                              stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 2 and done.stderr.startswith("error: standard output: No space left"), done.stderr
