@@ -86,8 +86,14 @@ def _tabbed(path):
 
 
 def _header(path, cells):
-    """The names of the columns; one without gets its number."""
-    header = [cell.strip() or f"column {number}" for number, cell in enumerate(cells, start=1)]
+    """The names of the columns; one without gets its number, in words that no other has."""
+    header = [cell.strip() for cell in cells]
+    for number, name in enumerate(header, start=1):
+        if not name:
+            name = f"column {number}"
+            while name in header:
+                name = f"unnamed {name}"
+            header[number - 1] = name
     check_once(path, header, header)
     return header
 

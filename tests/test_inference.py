@@ -657,6 +657,9 @@ def test_tables_with_columns_without_a_name_or_parted_otherwise(inference, model
     out = inference([str(models / "classes"), str(tmp_path / "a.csv"), "--cpu", "--format", "csv"]).out
     row, = csv.DictReader(io.StringIO(out))
     assert (row["column 1"], row["text"], row["column 3"]) == ("0", "sun", "9")
+    (tmp_path / "a.csv").write_text(",column 1,text\n0,1,sun\n")
+    answer = json.loads(inference([str(models / "classes"), str(tmp_path / "a.csv"), "--cpu"]).out)
+    assert (answer["unnamed column 1"], answer["column 1"]) == ("0", "1")
     (tmp_path / "a.csv").write_text("id;text\n1;sun\n")
     refused(inference([str(models / "classes"), str(tmp_path / "a.csv"), "--cpu"]), "parted by commas")
     refused(inference(["x" * 300, "sun", "--cpu"]), "too long")
