@@ -120,7 +120,7 @@ class Pipeline:
             raise ModelError(f"this task takes {' and '.join(self.inputs)}, not {len(item)} text{'s' * (len(item) != 1)}; "
                              "several inputs are a list")
         for name, part in zip(self.inputs, item):
-            if name == "options" and part and not isinstance(part, list):
+            if name == "options" and part != "" and not isinstance(part, list):
                 raise ModelError(f"options is a {type(part).__name__}, not a list of texts")
             for text in part if isinstance(part, list) and name == "options" else [part]:
                 if not isinstance(text, str):
@@ -552,8 +552,8 @@ def pipeline(task: str | None, checkpoint, device: str | None = None, precision:
         raise ModelError(f"quantize={quantize} goes with precision=fp32, not {precision}")
     try:
         device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
+        torch.zeros((), device=device).item()                    # one that is there and computes
+    except (RuntimeError, AssertionError, TypeError) as error:
         raise ModelError(f"device={device}: {str(error).splitlines()[0]}") from None
     try:
         return TASKS[task](folder, config, device, dtypes[precision], quantize, **options)

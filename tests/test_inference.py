@@ -615,8 +615,9 @@ def test_options_and_labels_without_a_meaning(models, tmp_path):
                            (dict(id2label={"0": "x", "1": "x", "2": "y"}), "'x'")):
         with pytest.raises(ModelError, match=words):
             pipeline(None, copied(models, "classes", tmp_path / words[:3].strip("'"), **changes))
-    for options, words in ((dict(device="gpu"), "device=gpu"), (dict(device="cuda"), "device=cuda")):
-        if options["device"] == "gpu" or not torch.cuda.is_available():
+    for options, words in ((dict(device="gpu"), "device=gpu"), (dict(device="meta"), "device=meta"),
+                           (dict(device=1.5), "device=1.5"), (dict(device="cuda"), "device=cuda")):
+        if options["device"] != "cuda" or not torch.cuda.is_available():
             with pytest.raises(ModelError, match=words):
                 pipeline(None, models / "classes", **options)
     for top_k in ("3", 2.5):
@@ -670,6 +671,11 @@ def test_options_of_choices_in_lines_and_cells(inference, models, tmp_path):
     refused(inference([str(models / "choice"), str(tmp_path / "a.txt"), "--cpu"]), "line 1", "at least two options")
     (tmp_path / "a.csv").write_text("article,question,options\nsun,who,[a] | b\n")
     assert json.loads(inference([str(models / "choice"), str(tmp_path / "a.csv"), "--cpu"]).out)["option"] in ("[a]", "b")
+    choose = pipeline(None, models / "choice")
+    assert choose(("sun", "who", [])) == {}
+    for options in (None, {}, "a | b"):
+        with pytest.raises(ModelError, match="not a list of texts"):
+            choose(("sun", "who", options))
 
 
 def test_output_is_utf8_whatever_the_locale(models):
