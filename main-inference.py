@@ -27,8 +27,8 @@ def parse_arguments():
                              "one line are parted by tabs")
     parser.add_argument("--task", help="fill-mask, sentence-order, embed, classify, pair, regress, tag, qa or choose "
                                        "(default: what the checkpoint was made for)")
-    parser.add_argument("--text", help="column of the (first) text in a file (default: text; of two texts: first; qa: "
-                                       "question; choose: article)")
+    parser.add_argument("--text", help="column of the (first) text in a file, for tag also of lists of words (default: "
+                                       "text; of two texts: first; qa: question; choose: article)")
     parser.add_argument("--text-pair", help="column of the second text (default: second; qa: context; choose: "
                                             "question)")
     parser.add_argument("--format", choices=list(WRITERS), help="default: table for texts, jsonl for files and lines")

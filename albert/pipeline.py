@@ -349,7 +349,7 @@ class Pair(Classify):
 class Tag(Pipeline):
     """text → {"entities": [{"label", "text", "start", "end", "probability"}], "windows"}, with character offsets.
 
-    For the words see `word_spans`. Labels B-X, I-X and O are joined to entities; of other labels each word is one.
+    For the words see `word_spans`; a list of them in a file is taken as it is. Labels B-X, I-X and O are joined to entities; of other labels each word is one.
     """
     model_class = AlbertForTokenClassification
     columns = ("entities", "windows")
@@ -358,7 +358,10 @@ class Tag(Pipeline):
         self.labels = _labels(self.folder, self.config)
 
     def rows(self, items):
-        spans = [word_spans(text) for text, in items]
+        from data.asking import Words
+
+        spans = [[word.span() for word in re.finditer("[^ ]+", text)] if isinstance(text, Words) else word_spans(text)
+                 for text, in items]
         split = [[text[start:end] for start, end in words] for (text,), words in zip(items, spans)]
         encoded = self.tokenizer.encode_batch(split, is_pretokenized=True, add_special_tokens=False)
         return [[{**window, "spans": words} for window in self._windows(encoding.ids, words=encoding.word_ids)]

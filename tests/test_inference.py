@@ -28,6 +28,7 @@ from albert import AlbertConfig, ModelError, pipeline
 from albert.attention import KINDS
 from albert.export import Plain, examples, export_onnx, whole_model
 from albert.pipeline import word_spans
+from data.asking import file_rows
 from data.conll import read_sentences
 from data.tokenizer import bert_tokenizer, load_tokenizer, save_tokenizer
 
@@ -560,6 +561,17 @@ def test_eight_bits_and_bf16_exclude_each_other(inference, models):
     ("\u0301 \u200b", [])])
 def test_words(text, words):
     assert [text[start:end] for start, end in word_spans(text)] == words
+
+
+def test_a_list_of_words_is_not_cut_further(inference, models, tmp_path):
+    tag = pipeline(None, models / "tags")
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in (["I", "don't", "(x)"], "I don't (x)")))
+    words = []
+    for _, item in file_rows(str(tmp_path / "a.jsonl"), tag.inputs):
+        (window, *_), = tag.rows([item])
+        words.append([item[0][start:end] for start, end in window["spans"]])
+    assert words == [["I", "don't", "(x)"], ["I", "don", "'t", "(", "x", ")"]]
+    assert inference([str(models / "tags"), str(tmp_path / "a.jsonl"), "--cpu"]).code == 0
 
 
 def test_words_are_those_of_conll(shared):
