@@ -716,3 +716,11 @@ def test_output_that_cannot_be_written_is_named(inference, models, tmp_path, mon
         done = subprocess.run([sys.executable, ROOT / "main-inference.py", models / "classes", "sun", "--cpu"], stdout=full,
                               stderr=subprocess.PIPE, text=True)
     assert done.returncode == 2 and done.stderr.startswith("error: standard output: No space left"), done.stderr
+
+
+def test_a_failed_export_leaves_nothing(inference, models, tmp_path, monkeypatch):
+    def fails(model, file):
+        raise ModelError(f"{file}: answers differ")
+    monkeypatch.setattr("albert.export.export_onnx", fails)
+    refused(inference([str(models / "classes"), "--export", "onnx", "--output", str(tmp_path / "onnx")]), "answers differ")
+    assert not (tmp_path / "onnx").exists()
