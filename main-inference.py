@@ -27,8 +27,8 @@ def parse_arguments():
                              "one line are parted by tabs")
     parser.add_argument("--task", help="fill-mask, sentence-order, embed, classify, pair, regress, tag, qa or choose "
                                        "(default: what the checkpoint was made for)")
-    parser.add_argument("--text", help="column of the (first) text in a file (default: text; of two texts: first; qa: "
-                                       "question; choose: article)")
+    parser.add_argument("--text", help="column of the (first) text in a file, for tag also of lists of words (default: "
+                                       "text; of two texts: first; qa: question; choose: article)")
     parser.add_argument("--text-pair", help="column of the second text (default: second; qa: context; choose: "
                                             "question)")
     parser.add_argument("--format", choices=list(WRITERS), help="default: table for texts, jsonl for files and lines")
@@ -113,6 +113,9 @@ def main():
     except BrokenPipeError:              # the reader, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
+    except OSError as fault:             # of a write it names no file
+        fault.filename = fault.filename or str(args.output or "standard output")
+        raise
 
 
 def answer_all(args, ask):

@@ -120,7 +120,7 @@ class Pipeline:
             raise ModelError(f"this task takes {' and '.join(self.inputs)}, not {len(item)} text{'s' * (len(item) != 1)}; "
                              "several inputs are a list")
         for name, part in zip(self.inputs, item):
-            if name == "options" and part and not isinstance(part, list):
+            if name == "options" and part != "" and not isinstance(part, list):
                 raise ModelError(f"options is a {type(part).__name__}, not a list of texts")
             for text in part if isinstance(part, list) and name == "options" else [part]:
                 if not isinstance(text, str):
@@ -349,7 +349,7 @@ class Pair(Classify):
 class Tag(Pipeline):
     """text → {"entities": [{"label", "text", "start", "end", "probability"}], "windows"}, with character offsets.
 
-    For the words see `word_spans`. Labels B-X, I-X and O are joined to entities; of other labels each word is one.
+    For the words see `word_spans`; a list of them in a file is taken as it is. Labels B-X, I-X and O are joined to entities; of other labels each word is one.
     """
     model_class = AlbertForTokenClassification
     columns = ("entities", "windows")
@@ -358,7 +358,10 @@ class Tag(Pipeline):
         self.labels = _labels(self.folder, self.config)
 
     def rows(self, items):
-        spans = [word_spans(text) for text, in items]
+        from data.asking import Words
+
+        spans = [[word.span() for word in re.finditer("[^ ]+", text)] if isinstance(text, Words) else word_spans(text)
+                 for text, in items]
         split = [[text[start:end] for start, end in words] for (text,), words in zip(items, spans)]
         encoded = self.tokenizer.encode_batch(split, is_pretokenized=True, add_special_tokens=False)
         return [[{**window, "spans": words} for window in self._windows(encoding.ids, words=encoding.word_ids)]
@@ -552,8 +555,8 @@ def pipeline(task: str | None, checkpoint, device: str | None = None, precision:
         raise ModelError(f"quantize={quantize} goes with precision=fp32, not {precision}")
     try:
         device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
+        torch.zeros((), device=device).item()                    # one that is there and computes
+    except (RuntimeError, AssertionError, TypeError) as error:
         raise ModelError(f"device={device}: {str(error).splitlines()[0]}") from None
     try:
         return TASKS[task](folder, config, device, dtypes[precision], quantize, **options)

@@ -12,6 +12,10 @@ from data.tables import SUFFIXES, rows_of, text_lines
 FILES = (".txt", *SUFFIXES)
 
 
+class Words(str):
+    """A text that was given as its words: one blank lies between them, and they are not cut further."""
+
+
 def argument_rows(texts, names):
     """(columns to keep, input) of texts that are given one after the other."""
     if names[-1] == "options":
@@ -74,7 +78,7 @@ def _value(value, options, place):
         return value or ""
     if not words:
         raise DataError(f"{place} holds {type(value).__name__}, not text")
-    return " ".join(value)
+    return Words(" ".join(value))
 
 
 def _standard_input():

@@ -141,6 +141,7 @@ class LocalFile:
         try:
             header = next(reader, [])
             if self.text_field not in header:
+                check_commas(self.path, header)
                 raise self.missing_field("line 1", header)
             check_once(self.path, header, [self.text_field])
             column = header.index(self.text_field)
@@ -199,6 +200,12 @@ def check_once(path: Path, names: list[str], wanted: Iterable[str]):
     for name in wanted:
         if names.count(name) > 1:
             raise DataError(f"{path}: {names.count(name)} columns are called '{name}'; rename or delete all but one")
+
+
+def check_commas(path: Path, header: list[str]):
+    """Raise DataError where the one cell of a CSV's header holds what parts columns elsewhere."""
+    if len(header) == 1 and any(mark in header[0] for mark in ";\t"):
+        raise DataError(f"{path}: line 1: one column '{header[0]}'; the columns of a .csv are parted by commas")
 
 
 def json_row(line: str, place: str) -> dict:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from data.errors import DataError
-from data.files import LocalFile, check_once, first_line, json_row
+from data.files import LocalFile, check_commas, check_once, first_line, json_row
 from data.sources import nearest
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
@@ -68,8 +68,7 @@ def _delimited(path):
     reader = csv.reader(LocalFile(path, "", "file").lines(), strict=True)
     try:
         header = _header(path, next(reader, []))
-        if len(header) == 1 and any(mark in header[0] for mark in ";\t"):
-            raise DataError(f"{path}: line 1: one column '{header[0]}'; the columns of a .csv are parted by commas")
+        check_commas(path, header)
         for cells in reader:
             if cells or len(header) == 1:          # of one column, a blank line is an empty cell
                 yield f"line {reader.line_num}", _row(path, reader.line_num, header, cells or [""])
@@ -87,8 +86,14 @@ def _tabbed(path):
 
 
 def _header(path, cells):
-    """The names of the columns; one without gets its number."""
-    header = [cell.strip() or f"column {number}" for number, cell in enumerate(cells, start=1)]
+    """The names of the columns; one without gets its number, in words that no other has."""
+    header = [cell.strip() for cell in cells]
+    for number, name in enumerate(header, start=1):
+        if not name:
+            name = f"column {number}"
+            while name in header:
+                name = f"unnamed {name}"
+            header[number - 1] = name
     check_once(path, header, header)
     return header
 

@@ -7,6 +7,7 @@ import itertools
 import json
 import logging
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -27,6 +28,7 @@ from albert import AlbertConfig, ModelError, pipeline
 from albert.attention import KINDS
 from albert.export import Plain, examples, export_onnx, whole_model
 from albert.pipeline import word_spans
+from data.asking import file_rows
 from data.conll import read_sentences
 from data.tokenizer import bert_tokenizer, load_tokenizer, save_tokenizer
 
@@ -561,6 +563,17 @@ def test_words(text, words):
     assert [text[start:end] for start, end in word_spans(text)] == words
 
 
+def test_a_list_of_words_is_not_cut_further(inference, models, tmp_path):
+    tag = pipeline(None, models / "tags")
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in (["I", "don't", "(x)"], "I don't (x)")))
+    words = []
+    for _, item in file_rows(str(tmp_path / "a.jsonl"), tag.inputs):
+        (window, *_), = tag.rows([item])
+        words.append([item[0][start:end] for start, end in window["spans"]])
+    assert words == [["I", "don't", "(x)"], ["I", "don", "'t", "(", "x", ")"]]
+    assert inference([str(models / "tags"), str(tmp_path / "a.jsonl"), "--cpu"]).code == 0
+
+
 def test_words_are_those_of_conll(shared):
     sentences, *_ = read_sentences(shared / "conll2003" / "valid.txt")
     other = 0
@@ -614,8 +627,9 @@ def test_options_and_labels_without_a_meaning(models, tmp_path):
                            (dict(id2label={"0": "x", "1": "x", "2": "y"}), "'x'")):
         with pytest.raises(ModelError, match=words):
             pipeline(None, copied(models, "classes", tmp_path / words[:3].strip("'"), **changes))
-    for options, words in ((dict(device="gpu"), "device=gpu"), (dict(device="cuda"), "device=cuda")):
-        if options["device"] == "gpu" or not torch.cuda.is_available():
+    for options, words in ((dict(device="gpu"), "device=gpu"), (dict(device="meta"), "device=meta"),
+                           (dict(device=1.5), "device=1.5"), (dict(device="cuda"), "device=cuda")):
+        if options["device"] != "cuda" or not torch.cuda.is_available():
             with pytest.raises(ModelError, match=words):
                 pipeline(None, models / "classes", **options)
     for top_k in ("3", 2.5):
@@ -656,6 +670,9 @@ def test_tables_with_columns_without_a_name_or_parted_otherwise(inference, model
     out = inference([str(models / "classes"), str(tmp_path / "a.csv"), "--cpu", "--format", "csv"]).out
     row, = csv.DictReader(io.StringIO(out))
     assert (row["column 1"], row["text"], row["column 3"]) == ("0", "sun", "9")
+    (tmp_path / "a.csv").write_text(",column 1,text\n0,1,sun\n")
+    answer = json.loads(inference([str(models / "classes"), str(tmp_path / "a.csv"), "--cpu"]).out)
+    assert (answer["unnamed column 1"], answer["column 1"]) == ("0", "1")
     (tmp_path / "a.csv").write_text("id;text\n1;sun\n")
     refused(inference([str(models / "classes"), str(tmp_path / "a.csv"), "--cpu"]), "parted by commas")
     refused(inference(["x" * 300, "sun", "--cpu"]), "too long")
@@ -666,6 +683,11 @@ def test_options_of_choices_in_lines_and_cells(inference, models, tmp_path):
     refused(inference([str(models / "choice"), str(tmp_path / "a.txt"), "--cpu"]), "line 1", "at least two options")
     (tmp_path / "a.csv").write_text("article,question,options\nsun,who,[a] | b\n")
     assert json.loads(inference([str(models / "choice"), str(tmp_path / "a.csv"), "--cpu"]).out)["option"] in ("[a]", "b")
+    choose = pipeline(None, models / "choice")
+    assert choose(("sun", "who", [])) == {}
+    for options in (None, {}, "a | b"):
+        with pytest.raises(ModelError, match="not a list of texts"):
+            choose(("sun", "who", options))
 
 
 def test_output_is_utf8_whatever_the_locale(models):
@@ -677,3 +699,28 @@ def test_output_is_utf8_whatever_the_locale(models):
 def test_transformers_knows_the_length_of_an_exported_model(inference, models, tmp_path):
     assert inference([str(models / "classes"), "--export", "hf", "--output", str(tmp_path / "hf")]).code == 0
     assert transformers.AutoTokenizer.from_pretrained(tmp_path / "hf").model_max_length == 40
+
+
+def test_output_that_cannot_be_written_is_named(inference, models, tmp_path, monkeypatch):
+    for flags in (["sun", "--output", "x" * 300 + ".csv"], ["--export", "hf", "--output", "x" * 300]):
+        refused(inference([str(models / "classes"), *flags, "--cpu"]), "xxx", "too long")
+    most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    monkeypatch.chdir(tmp_path)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, most[1]))
+        result = inference([str(models / "classes"), "sun", "--output", "a.csv", "--cpu"])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, most)
+    refused(result, "error: a.csv: File too large")
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run([sys.executable, ROOT / "main-inference.py", models / "classes", "sun", "--cpu"], stdout=full,
+                              stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 2 and done.stderr.startswith("error: standard output: No space left"), done.stderr
+
+
+def test_a_failed_export_leaves_nothing(inference, models, tmp_path, monkeypatch):
+    def fails(model, file):
+        raise ModelError(f"{file}: answers differ")
+    monkeypatch.setattr("albert.export.export_onnx", fails)
+    refused(inference([str(models / "classes"), "--export", "onnx", "--output", str(tmp_path / "onnx")]), "answers differ")
+    assert not (tmp_path / "onnx").exists()

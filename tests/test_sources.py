@@ -343,6 +343,7 @@ def test_table_without_the_column(tmp_path):
         message = fault(name)
         assert name in message and "id, body" in message and "--text-field" in message
     assert "int" in fault(str(tmp_path / "a.parquet"), text_field="id")
+    assert "parted by commas" in fault(write(tmp_path / "b.csv", "id;text\n1;a\n"))
 
 
 def test_faulty_tables(tmp_path):
