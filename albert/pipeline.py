@@ -349,7 +349,8 @@ class Pair(Classify):
 class Tag(Pipeline):
     """text → {"entities": [{"label", "text", "start", "end", "probability"}], "windows"}, with character offsets.
 
-    For the words see `word_spans`; a list of them in a file is taken as it is. Labels B-X, I-X and O are joined to entities; of other labels each word is one.
+    For the words see `word_spans`; a list of them in a file is taken as it is. Labels B-X, I-X and O are joined to
+    entities; of other labels each word is one.
     """
     model_class = AlbertForTokenClassification
     columns = ("entities", "windows")
