@@ -97,9 +97,10 @@ class LocalFile:
         """The decompressed stream and the file under it."""
         try:
             with open(self.path, "rb") as raw:
-                if self.path.suffix == ".gz":
+                packing = self.path.suffix.lower()
+                if packing == ".gz":
                     yield gzip.GzipFile(fileobj=raw), raw
-                elif self.path.suffix == ".zst":
+                elif packing == ".zst":
                     import pyarrow  # its reader reports a truncated stream, zstandard's ends silently
 
                     yield io.BufferedReader(pyarrow.CompressedInputStream(raw, "zstd")), raw

@@ -381,6 +381,8 @@ def test_unknown_documents(tmp_path, documents):
 def test_files_named_twice_are_read_once_and_suffixes_may_be_in_capitals(tmp_path):
     write(tmp_path / "a.txt", "One.\n")
     write(tmp_path / "B.TXT", "Two.\n")
+    (tmp_path / "C.TXT.GZ").write_bytes(gzip.compress(b"Three.\n"))
     (tmp_path / "link").mkdir()
     (tmp_path / "link" / "c.txt").symlink_to(tmp_path / "a.txt")
-    assert read(str(tmp_path), str(tmp_path / "a.txt"), str(tmp_path / "*.txt")) == [(True, "Two."), (True, "One.")]
+    assert read(str(tmp_path), str(tmp_path / "a.txt"), str(tmp_path / "*.txt")) == [
+        (True, "Two."), (True, "Three."), (True, "One.")]
