@@ -136,7 +136,8 @@ def main():
     task = Pretraining(store, tokenizer, hps, world, pipeline)
     trainer = Trainer(task, model, tokenizer, hps, world, quiet, args.profile)
     if world.is_main:
-        print(*task.remarks(), sep="\n", end="\n" if task.remarks() else "")
+        for line in task.remarks():
+            print(line)
     if args.dry_run:
         lines = estimate(trainer, task.train.plan(0).length)
         if world.is_main:

@@ -69,26 +69,33 @@ class Pipeline:
     def __call__(self, inputs):
         if isinstance(inputs, Iterator):
             raise ModelError("this takes one input or a list of them; .stream(...) takes an iterator")
-        if not isinstance(inputs, list):
-            return next(self.stream([inputs]))
-        for number, item in enumerate(inputs, start=1):                 # before any of them is computed
-            try:
-                self._checked(item)
-            except ModelError as fault:
-                raise ModelError(f"input {number}: {fault}") from None
-        return list(self.stream(inputs))
+        if isinstance(inputs, list):
+            return list(self._answered(list(self._all_checked(inputs))))        # before any of them is computed
+        return next(self.stream([inputs]))
 
     def stream(self, inputs: Iterable, first: int = 1) -> Iterator[dict]:
         """The answers to any number of inputs, a chunk of them in memory at a time: one at first, then more. Those before
         a faulty input come before its error, which counts inputs from ``first``."""
+        return self._answered(self._all_checked(inputs, first))
+
+    def _all_checked(self, inputs, first=1):
+        for number, item in enumerate(inputs, start=first):
+            try:
+                checked = self._checked(item)
+            except ModelError as fault:
+                raise ModelError(f"input {number}: {fault}") from None
+            yield checked
+
+    def _answered(self, items):
+        """The answers to any number of checked inputs."""
         waiting, left = queue.Queue(AHEAD), threading.Event()
-        threading.Thread(target=_read_ahead, args=(inputs, waiting, left), daemon=True).start()
+        threading.Thread(target=_read_ahead, args=(items, waiting, left), daemon=True).start()
         try:
-            yield from self._answered(waiting, first)
+            yield from self._chunks(waiting)
         finally:
             left.set()
 
-    def _answered(self, waiting, number):
+    def _chunks(self, waiting):
         size, end = 1, None
         while end is None:
             chunk, characters, deadline = [], 0, None                # the first input is waited for, the others until then
@@ -96,13 +103,10 @@ class Pipeline:
                 try:
                     item, end = waiting.get(timeout=deadline and max(deadline - time.monotonic(), 0))
                     if end is None:
-                        chunk.append(self._checked(item))
-                        number += 1
-                        characters += sum(map(len, chunk[-1]))
+                        chunk.append(item)
+                        characters += sum(map(len, item))
                 except queue.Empty:
                     break
-                except ModelError as fault:
-                    end = ModelError(f"input {number}: {fault}")
                 deadline = deadline or time.monotonic() + PATIENCE
             asked = [index for index, item in enumerate(chunk) if all(map(_filled, item))]
             answers = [{} for _ in chunk]

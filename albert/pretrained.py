@@ -46,8 +46,8 @@ class PretrainedModel(nn.Module):
         path: a run folder (its newest undamaged checkpoint), a checkpoint folder, or a folder or hub name in
         the Hugging Face layout. changes: configuration keys that differ from the folder's, out of
         `CHANGEABLE`; with other labels than the folder's a classifier is begun anew, with the same in another
-        order it gives its answers in that one. A head that the
-        folder lacks is initialised, which is logged. On CPU the weights are the file's own pages.
+        order it gives its answers in that one. A head that the folder lacks is initialised, which is logged. On CPU
+        the weights are the file's own pages.
 
         Raises ModelError for a folder without a model, an unreachable hub, damaged files, and weights that
         are missing, unexpected or of another shape than the configuration implies.
@@ -62,7 +62,9 @@ class PretrainedModel(nn.Module):
         with torch.device("meta"):
             model = cls(config)
         new_labels = not {"num_labels", "id2label"}.isdisjoint(changes)
-        stored = relabelled(read_weights(folder), read_config(folder).id2label, changes.get("id2label"))
+        stored = read_weights(folder)
+        if "id2label" in changes:
+            stored = relabelled(stored, read_config(folder).id2label, config.id2label)
         weights, anew = match_weights(model, stored, folder, new_labels)
         model.load_state_dict(weights, strict=False, assign=True)
         for name in anew:
@@ -286,10 +288,10 @@ def read_weight_file(file: Path) -> dict[str, torch.Tensor]:
     return weights
 
 
-def relabelled(stored: dict[str, torch.Tensor], before: dict | None, after: dict | None) -> dict[str, torch.Tensor]:
+def relabelled(stored: dict[str, torch.Tensor], before: dict | None, after: dict) -> dict[str, torch.Tensor]:
     """The weights with the classifier's rows in the order of the labels `after`, and without a classifier of others than
     these. Labels without a name (LABEL_0, ...) may stand for any."""
-    if not before or not after or all(name == f"LABEL_{index}" for index, name in before.items()):
+    if not before or all(name == f"LABEL_{index}" for index, name in before.items()):
         return stored
     classifier = [name for name in stored if re.search(r"(^|\.)classifier\.", name)]
     if sorted(before.values()) != sorted(after.values()):

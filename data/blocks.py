@@ -42,8 +42,8 @@ class EncodedBlock(NamedTuple):
     document_starts: np.ndarray
 
 
-def token_dtype(tokenizer: Tokenizer) -> np.dtype:
-    return np.dtype("<u2" if vocabulary_size(tokenizer) <= 1 << 16 else "<u4")
+def token_dtype(vocab_size: int) -> np.dtype:
+    return np.dtype("<u2" if vocab_size <= 1 << 16 else "<u4")
 
 
 def paragraph_blocks(paragraphs: Iterable[tuple[bool, str]]) -> Iterator[list[tuple[bool, str]]]:
@@ -69,8 +69,9 @@ class BlockEncoder:
 
     def __init__(self, tokenizer: Tokenizer, language: str = "en"):
         self.tokenizer, self.language = tokenizer, language
-        self.dtype = token_dtype(tokenizer)
-        self.kept = np.arange(vocabulary_size(tokenizer), dtype=self.dtype)  # what stands for each id
+        size = vocabulary_size(tokenizer)
+        self.dtype = token_dtype(size)
+        self.kept = np.arange(size, dtype=self.dtype)  # what stands for each id
         unknown = [tokenizer.token_to_id(token) for token in ("<unk>", "[UNK]")]
         unknown = next((index for index in unknown if index is not None), None)
         if unknown is not None:
@@ -194,7 +195,7 @@ class Worker:
         root = str(Path(__file__).resolve().parents[1])
         paths = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
         environment = os.environ | {"PYTHONPATH": paths, "TOKENIZERS_PARALLELISM": "false"}
-        self.dtype = token_dtype(tokenizer)
+        self.dtype = token_dtype(vocabulary_size(tokenizer))
         self.process = subprocess.Popen(
             [sys.executable, "-c", "import sys; from data.blocks import serve; serve(sys.argv[1])", language],
             cwd=root, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE)

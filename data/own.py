@@ -17,15 +17,16 @@ def read_own(task, path, dev=None, text="text", text_pair=None, label="label"):
     ``tag`` also reads CoNLL columns (any other suffix). Without ``dev`` a tenth of ``path`` is held out. A label
     that is a list, in a .csv a JSON list, makes the task multi-label. Raises DataError naming file and row.
     """
-    are_tables = {str(name).lower().endswith(SUFFIXES) for name in (path, dev) if name}
-    if task == "tag" and len(are_tables) > 1:
-        raise DataError(f"--dev {dev}: --data and --dev must both be tables ({' '.join(SUFFIXES)}) or both CoNLL columns")
-    if task == "tag" and are_tables == {False}:
-        return conll.read_tagging(path, dev)
+    if task == "tag":
+        are_tables = {str(name).lower().endswith(SUFFIXES) for name in (path, dev) if name}
+        if len(are_tables) > 1:
+            raise DataError(f"--dev {dev}: --data and --dev must both be tables ({' '.join(SUFFIXES)}) or both CoNLL columns")
+        if text_pair:
+            raise DataError("--text-pair: --task tag takes one text; leave it out")
+        if are_tables == {False}:
+            return conll.read_tagging(path, dev)
     if task == "pair" and not text_pair:
         raise DataError("--task pair: name the column of the second text with --text-pair")
-    if task == "tag" and text_pair:
-        raise DataError("--text-pair: --task tag takes one text; leave it out")
     tables = [Table(name) for name in (path, dev) if name]
     inputs = [_inputs(task, table, text, text_pair) for table in tables]
     labels = [_labels(task, table, label) for table in tables]

@@ -103,9 +103,9 @@ def prepare(source, cache_dir, *, tokenizer: str | None, kind: str, vocab_size: 
     path = cache_dir / f"store-{_digest(source.fingerprint(), content, FORMAT, SPLITTER, language)}"
     built = world.from_main(lambda: _open_whole(path) is None)
     if built:
-        meta = {"format": FORMAT, "source": source.name, "vocab_size": vocabulary_size(vocabulary),
-                "token_dtype": token_dtype(vocabulary).str, "tokenizer_sha256": content, "splitter": SPLITTER,
-                "language": language}
+        size = vocabulary_size(vocabulary)
+        meta = {"format": FORMAT, "source": source.name, "vocab_size": size, "token_dtype": token_dtype(size).str,
+                "tokenizer_sha256": content, "splitter": SPLITTER, "language": language}
         blocks = paragraph_blocks(_with_bar(source, "tokenising", progress))
         with contextlib.ExitStack() as stack:
             folder = world.from_main(lambda: stack.enter_context(temporary_folder(cache_dir)))
@@ -129,7 +129,7 @@ def prepare(source, cache_dir, *, tokenizer: str | None, kind: str, vocab_size: 
     store = Store.open(path)
     if announce:
         print(f"{source.name}: {store.num_documents:,} documents, {store.num_sentences:,} sentences, "
-              f"{store.num_tokens:,} tokens of {vocabulary_size(vocabulary):,} pieces"
+              f"{store.num_tokens:,} tokens of {store.meta['vocab_size']:,} pieces"
               f"{'' if built else f' (from {cache_dir})'}")
     return store, vocabulary
 
@@ -141,8 +141,8 @@ def _trained_tokenizer(source, cache_dir: Path, progress: bool, vocab_size: int,
     paragraphs = (paragraph for _, paragraph in _with_bar(source, "reading for the tokenizer", progress))
     with contextlib.closing(paragraphs):
         tokenizer = train_tokenizer(paragraphs, vocab_size=vocab_size, progress=progress, **settings)
-    if vocabulary_size(tokenizer) < vocab_size:
-        print(f"{source.name}: the text supports {vocabulary_size(tokenizer):,} pieces, "
+    if (size := vocabulary_size(tokenizer)) < vocab_size:
+        print(f"{source.name}: the text supports {size:,} pieces, "
               f"fewer than vocab_size={vocab_size}")
     with disk_errors(cache_dir):
         save_tokenizer(tokenizer, folder)

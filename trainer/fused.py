@@ -42,11 +42,10 @@ def fuse(model):
         take(_LinearGELU if with_gelu else _Linear, block.intermediate)
         if with_gelu:
             block.activation = torch.nn.Identity()
-    for module in encoder.modules():
+    for module in model.modules():
         if isinstance(module, SoftmaxAttention):
             module.forward = MethodType(_attention, module)
-    for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
+        elif isinstance(module, torch.nn.Dropout):
             module.forward = MethodType(_dropout_module, module)
 
     def begin(*_):

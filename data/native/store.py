@@ -83,7 +83,7 @@ def prepare(source, cache_dir, *, tokenizer: str | None, kind: str, vocab_size: 
     store = Store(path)
     if announce:
         print(f"{source.name}: {store.num_documents:,} documents, {store.num_sentences:,} sentences, "
-              f"{store.num_tokens:,} tokens of {tokenizer.get_vocab_size():,} pieces"
+              f"{store.num_tokens:,} tokens of {store.meta['vocab_size']:,} pieces"
               f"{'' if built else f' (from {cache_dir})'}")
     return store, tokenizer
 
