@@ -6,7 +6,7 @@ import torch
 from albert import AlbertConfig, AlbertForPretraining
 from hps import HPS
 from trainer.errors import RunError
-from trainer.optimizers import LAMB, build_optimizers, schedule
+from trainer.optimizers import LAMB, Muon, build_optimizers, schedule
 
 
 def reference_lamb(weight, grads, lr, beta1, beta2, eps, decay):
@@ -83,6 +83,24 @@ def test_muon_takes_the_linear_layers_but_the_last():
     matrices += [albert.embeddings.projection.weight, albert.pooler.weight, model.mlm_head.dense.weight]
     assert {id(p) for group in muon.param_groups for p in group["params"]} == set(map(id, matrices))
     assert len(matrices) == 9
+
+
+@pytest.mark.parametrize("native, tolerance", [(True, 0), (False, 1e-3)])
+def test_muon_is_that_of_pytorch_in_bf16_and_near_it_in_float32(native, tolerance, monkeypatch):
+    monkeypatch.setattr("trainer.optimizers.multiplies_bf16", lambda device: native)
+    generator = torch.Generator().manual_seed(0)
+    start = [torch.randn(shape, generator=generator) for shape in [(12, 12), (8, 24), (24, 8)]]
+    ours, theirs = ([tensor.clone().requires_grad_() for tensor in start] for _ in range(2))
+    settings = dict(lr=0.02, weight_decay=0.1)
+    optimizers = Muon(ours, **settings), torch.optim.Muon(theirs, **settings)
+    for _ in range(3):
+        for pair in zip(ours, theirs):
+            pair[0].grad = torch.randn(pair[0].shape, generator=generator)
+            pair[1].grad = pair[0].grad.clone()
+        for optimizer in optimizers:
+            optimizer.step()
+    for one, other in zip(ours, theirs):
+        torch.testing.assert_close(one, other, atol=tolerance, rtol=0)
 
 
 def test_unknown_optimizer():

@@ -2,6 +2,7 @@
 import torch
 
 from trainer.errors import RunError
+from trainer.machine import multiplies_bf16
 
 
 class LAMB(torch.optim.Optimizer):
@@ -49,6 +50,35 @@ class LAMB(torch.optim.Optimizer):
             torch._foreach_add_(params, updates, alpha=-group["lr"])
 
 
+class Muon(torch.optim.Muon):
+    """PyTorch's Muon (Jordan et al. 2024) with its products in bf16 only where the machine multiplies bf16, else in float32."""
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                average = self.state[p].setdefault("momentum_buffer", torch.zeros_like(p))
+                average.lerp_(p.grad, 1 - group["momentum"])
+                update = p.grad.lerp(average, group["momentum"])
+                update = orthogonal(update.bfloat16() if multiplies_bf16(p.device) else update)
+                p.mul_(1 - group["lr"] * group["weight_decay"])
+                p.add_(update, alpha=-group["lr"] * max(1, len(p) / p.shape[1]) ** 0.5)
+
+
+def orthogonal(matrix, steps=5):
+    """About U Vᵀ of the singular value decomposition U S Vᵀ of ``matrix``, by the quintic Newton-Schulz iteration of
+    https://kellerjordan.github.io/posts/muon/, which leaves singular values between about 0.7 and 1.2."""
+    a, b, c = 3.4445, -4.7750, 2.0315
+    x = matrix.T if len(matrix) > matrix.shape[1] else matrix
+    x = x / x.norm().clamp(min=1e-7)
+    for _ in range(steps):
+        gram = x @ x.T
+        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.T if len(matrix) > matrix.shape[1] else x
+
+
 def build_optimizers(model, hps):
     """The optimisers of ``hps.optimizer`` over the parameters of ``model``, as a list.
 
@@ -72,7 +102,7 @@ def build_optimizers(model, hps):
     elif hps.optimizer == "muon":
         optimizers = [torch.optim.AdamW(groups, **adam, fused=True)]
         if muon:                                           # none where all linear layers but the last are frozen
-            optimizers.insert(0, torch.optim.Muon(muon, lr=hps.muon_learning_rate, weight_decay=hps.weight_decay))
+            optimizers.insert(0, Muon(muon, lr=hps.muon_learning_rate, weight_decay=hps.weight_decay))
     else:
         raise RunError(f"optimizer={hps.optimizer}: there are lamb, adamw and muon")
     for optimizer in optimizers:
