@@ -12,7 +12,7 @@ from types import SimpleNamespace
 _common = dict(
     seed=0,
     precision="auto",            # auto | fp32 | bf16 | fp16; auto is bf16 where the machine computes in it
-    fused=True,                  # in bf16 on a CPU, the functions of trainer/fused.py; false: those of albert/
+    fused=True,                  # on a CPU, the functions of trainer/fused.py; false: those of albert/
     compile=False,               # torch.compile of the encoder's blocks, with static shapes; fused then has no effect
     activation_checkpointing=False,   # keep each layer's input alone and compute the layer again: memory for time
     num_workers=0,               # processes that build batches; 0 builds them in the training process

@@ -51,7 +51,7 @@ def error(found, exact):
 def test_gradients_are_no_farther_from_those_of_float32_than_the_plain_path_in_bf16(changes):
     plain = model_of(**changes)
     fused = copy.deepcopy(plain)
-    fuse(fused)
+    fuse(fused, torch.bfloat16)
     loss, exact = gradients(plain, torch.float32)
     plain_loss, plainly = gradients(plain)
     fused_loss, found = gradients(fused)
@@ -63,7 +63,7 @@ def test_gradients_are_no_farther_from_those_of_float32_than_the_plain_path_in_b
 def test_an_update_of_the_weights_is_seen_and_a_frozen_layer_is_left_alone():
     plain = model_of()
     fused = copy.deepcopy(plain)
-    fuse(fused)
+    fuse(fused, torch.bfloat16)
     before, _ = gradients(fused)
     for model in (plain, fused):
         optimizer, draw = torch.optim.AdamW(model.albert.encoder.parameters(), lr=0.3, fused=True), torch.Generator()
@@ -79,7 +79,7 @@ def test_an_update_of_the_weights_is_seen_and_a_frozen_layer_is_left_alone():
 
 def test_two_forward_passes_before_a_backward_pass_and_activation_checkpointing_change_nothing():
     model = model_of()
-    fuse(model)
+    fuse(model, torch.bfloat16)
     _, once = gradients(model)
     once = {name: grad.clone() for name, grad in once.items()}
     model.albert.encoder.activation_checkpointing = True
@@ -97,7 +97,7 @@ def test_two_forward_passes_before_a_backward_pass_and_activation_checkpointing_
 
 def test_padding_and_other_rows_change_no_answer():
     model, inputs = model_of().eval(), batch()
-    fuse(model)
+    fuse(model, torch.bfloat16)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         together, _ = model.albert(inputs["input_ids"], inputs["token_type_ids"], inputs["attention_mask"])
         for row, length in enumerate(inputs["attention_mask"].sum(-1).tolist()):
@@ -132,7 +132,7 @@ def test_dropout_of_nothing(rate):
 
 def test_dropout_is_drawn_anew_from_the_seed_and_in_training_alone():
     model, inputs = model_of(hidden_dropout_prob=0.3, attention_probs_dropout_prob=0.3), batch()
-    fuse(model)
+    fuse(model, torch.bfloat16)
 
     def outputs(seed):
         torch.manual_seed(seed)
@@ -198,3 +198,29 @@ def test_the_loss_of_no_masked_token_is_zero():
                                         torch.zeros(0, dtype=torch.long))
     loss.backward()
     assert loss == correct == 0
+
+
+def test_without_dropout_float32_is_left_as_it_is():
+    plain = model_of(conv_kernel_size=5)
+    fused = copy.deepcopy(plain)
+    fuse(fused, torch.float32)
+    (loss, exact), (fused_loss, found) = (gradients(model, torch.float32) for model in (plain, fused))
+    assert fused_loss == loss and all(torch.equal(found[name], exact[name]) for name in exact)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_dropout_of_attention_leaves_the_mean_and_sees_no_padding(dtype):
+    model, mask = model_of(attention_probs_dropout_prob=0.2), torch.arange(12) < 9
+    fuse(model, dtype)
+    attention = model.albert.encoder.attention[0].attend
+    draw = torch.Generator().manual_seed(0)
+    query, key, value = torch.randn(3, 1, 4, 12, 8, generator=draw).to(dtype)
+    mean = sum(attention(query, key, value, mask[None]).float() for _ in range(2000)) / 2000
+    expected = F.scaled_dot_product_attention(query, key, value, mask[None, None, None]).float()
+    torch.testing.assert_close(mean, expected, atol=0.06, rtol=0)
+    outputs = []
+    for padding in (0, 50):
+        key[:, :, 9:], value[:, :, 9:] = padding, padding
+        torch.manual_seed(0)
+        outputs.append(attention(query, key, value, mask[None]))
+    assert torch.equal(*outputs)

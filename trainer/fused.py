@@ -1,11 +1,12 @@
-"""The encoder's products, GELU, softmax attention and dropout for training in bf16 on a CPU: the formulas of `albert`,
-with fewer passes over memory.
+"""The encoder's products, GELU, softmax attention and dropout for training on a CPU: the formulas of `albert`, with
+fewer passes over memory. In bf16 all of them; in float32, where the products are all but alone, what has to do with dropout.
 
 * oneDNN runs a product of about a thousand rows and columns on one of two cores: such products are cut in two.
 * Adding a bias is a pass over the output, and GELU by tanh takes longer than the product before it: both are computed on
   pieces that stay in the cache, in float32, with the derivative, which the backward pass then only multiplies by.
 * Every use of a shared weight makes a gradient of the weight's size that is added to the others: products add to one.
-* `scaled_dot_product_attention` looks for rows without any key in passes of their own; here no row is without.
+* `scaled_dot_product_attention` looks for rows without any key in passes of their own, in float32 where there is dropout;
+  here no row is without.
 * PyTorch's dropout takes a draw for each number; on a processor that is not Intel's that was 23 % of BERT's step.
 """
 import math
@@ -25,9 +26,19 @@ _PIECE = 2 ** 18                       # entries that GELU computes at a time: 1
 _LONGEST = 1024                        # tokens up to which attention keeps all its weights
 
 
-def fuse(model):
-    """Have the encoder of ``model`` compute so, in training and evaluation; attention only of up to `_LONGEST` tokens."""
-    encoder, layers = model.albert.encoder, []
+def fuse(model, dtype):
+    """Have ``model`` compute so in ``dtype``, in training and evaluation; attention only of up to `_LONGEST` tokens."""
+    if dtype == torch.bfloat16:
+        _fuse_products(model.albert.encoder)
+    for module in model.modules():
+        if isinstance(module, SoftmaxAttention):
+            module.forward = MethodType(_attention, module)
+        elif isinstance(module, torch.nn.Dropout):
+            module.forward = MethodType(_dropout_module, module)
+
+
+def _fuse_products(encoder):
+    layers = []
 
     def take(function, *linears):
         for linear in linears:
@@ -42,11 +53,6 @@ def fuse(model):
         take(_LinearGELU if with_gelu else _Linear, block.intermediate)
         if with_gelu:
             block.activation = torch.nn.Identity()
-    for module in model.modules():
-        if isinstance(module, SoftmaxAttention):
-            module.forward = MethodType(_attention, module)
-        elif isinstance(module, torch.nn.Dropout):
-            module.forward = MethodType(_dropout_module, module)
 
     def begin(*_):
         for layer in layers:
@@ -167,14 +173,15 @@ def _product(left, right):
 
 
 def _attention(self, query, key, value, mask=None):
-    if query.shape[2] > _LONGEST or key.shape[2] > _LONGEST:
+    dropped = self.training and self.dropout > 0
+    if query.shape[2] > _LONGEST or key.shape[2] > _LONGEST or query.dtype == torch.float32 and not dropped:
         return SoftmaxAttention.forward(self, query, key, value, mask)
     scores = (query * query.shape[-1] ** -0.5) @ key.mT
     if mask is not None:
         visible = visible_keys(mask)
         scores += scores.new_zeros(visible.shape).masked_fill_(~visible, -torch.inf)      # one pass; a fill takes two
     weights = scores.softmax(dim=-1)
-    return (dropout(weights, self.dropout) if self.training else weights) @ value
+    return (dropout(weights, self.dropout) if dropped else weights) @ value
 
 
 def _dropout_module(self, inputs):

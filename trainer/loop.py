@@ -45,8 +45,8 @@ class Trainer:
             line = compile_blocks(self.model, hps.seq_len, world.device)
             if world.is_main:
                 print(line, flush=True)
-        elif hps.fused and self.dtype == torch.bfloat16 and world.device.type == "cpu":
-            fuse(self.model)
+        elif hps.fused and world.device.type == "cpu":
+            fuse(self.model, self.dtype or torch.float32)
         if world.device.type == "cuda" and hasattr(model, "mlm_head"):
             model.mlm_head.piece = 2 ** 26              # where a kernel's start costs more than memory (not measured)
         self.step, self.tokens, self.position = 0, 0, task.position()
