@@ -109,9 +109,7 @@ def prepare(source, cache_dir, *, tokenizer: str | None, kind: str, vocab_size: 
         blocks = paragraph_blocks(_with_bar(source, "tokenising", progress))
         with contextlib.ExitStack() as stack:
             folder = world.from_main(lambda: stack.enter_context(temporary_folder(cache_dir)))
-            if not folder.is_dir():
-                raise DataError(f"--cache-dir {cache_dir}: the machine of process {world.rank} does not see what the "
-                                "first process writes there; name a folder that all machines share")
+            _seen(folder, cache_dir, world)
             if world.size > 1:
                 blocks = itertools.islice(blocks, world.rank, None, world.size)
             encoded = stack.enter_context(contextlib.closing(encode_blocks(blocks, vocabulary, num_workers, language)))
@@ -126,12 +124,19 @@ def prepare(source, cache_dir, *, tokenizer: str | None, kind: str, vocab_size: 
                     part.unlink()
                 publish(folder, path, _open_whole)
         world.barrier()
+    _seen(path, cache_dir, world)
     store = Store.open(path)
     if announce:
         print(f"{source.name}: {store.num_documents:,} documents, {store.num_sentences:,} sentences, "
               f"{store.num_tokens:,} tokens of {store.meta['vocab_size']:,} pieces"
               f"{'' if built else f' (from {cache_dir})'}")
     return store, vocabulary
+
+
+def _seen(folder: Path, cache_dir: Path, world) -> None:
+    if not folder.is_dir():
+        raise DataError(f"--cache-dir {cache_dir}: the machine of process {world.rank} does not see what the "
+                        "first process has there; name a folder that all machines share")
 
 
 def _trained_tokenizer(source, cache_dir: Path, progress: bool, vocab_size: int, **settings) -> Tokenizer:
