@@ -161,12 +161,12 @@ _pretrain_albert_tiny = dict(
     learning_rate=0.003,
     optimizer="muon",
     warmup_steps=60,
-    max_steps=560,               # ten minutes of two cores that have no bf16
+    max_steps=540,               # ten minutes of two cores that have no bf16
     mask_prob=0.3,
     heldout_fraction=0.05,
     eval_sequences=512,
-    save_every=140,
-    eval_every=70,
+    save_every=180,
+    eval_every=90,
     num_workers=0,
 )
 _pretrain_bert = dict(

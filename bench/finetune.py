@@ -273,13 +273,16 @@ def measure(args, task, seed, side):
 
 def compare_speed(args):
     """Whole updates of ours (length buckets, bf16 where the machine has it) and of the peer (batches as they are drawn,
-    padded to their longest row; float32, its default, and bf16)."""
+    padded to their longest row; float32, its default, and bf16 where the machine has it)."""
     print(f"{torch.get_num_threads()} threads, {args.rounds} rounds of {args.updates} updates of each in turn; "
           "samples a second\n")
-    print("| task | ours | peer, bf16 | peer, fp32 | ours / bf16 | ours / fp32 |\n|---|---|---|---|---|---|")
+    dtypes = {"fp32": None}
+    if machine.multiplies_bf16(torch.device("cpu")):
+        dtypes["bf16"] = torch.bfloat16
+    columns = ["task", "ours", *(f"peer, {name}" for name in dtypes), *(f"ours / {name}" for name in dtypes)]
+    print("| " + " | ".join(columns) + " |\n" + "|---" * len(columns) + "|")
     for name in args.tasks:
-        sides = {"ours": OurSide(args, name), "bf16": PeerSide(args, name, torch.bfloat16),
-                 "fp32": PeerSide(args, name, None)}
+        sides = {"ours": OurSide(args, name)} | {side: PeerSide(args, name, dtype) for side, dtype in dtypes.items()}
         rates = {side: [] for side in sides}
         for number in range(args.rounds + 1):
             for side, run in sides.items():
@@ -287,7 +290,7 @@ def compare_speed(args):
                 if number:                                              # the first round warms up
                     rates[side].append(rate)
         middle = {side: statistics.median(values) for side, values in rates.items()}
-        ratios = [statistics.median(np.divide(rates["ours"], rates[side])) for side in ("bf16", "fp32")]
+        ratios = [statistics.median(np.divide(rates["ours"], rates[side])) for side in dtypes]
         print(f"| {name} | " + " | ".join(f"{rate:.1f}" for rate in middle.values()) + " | "
               + " | ".join(f"{ratio:.2f}" for ratio in ratios) + " |", flush=True)
 

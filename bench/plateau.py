@@ -1,4 +1,5 @@
-"""What makes a small model leave the plateau: one change at a time to `tiny` with four layers, at equal time.
+"""What makes a small model leave the plateau: one change at a time to `tiny` with four layers and
+updates of 16 sequences, at equal time.
 
     python bench/plateau.py --data FOLDER_OF_TEXT_FILES --minutes 6 --jobs 2 --threads 1
     python bench/plateau.py --data FOLDER_OF_TEXT_FILES --minutes 30 --jobs 1 --threads 2 \\
@@ -20,7 +21,7 @@ sys.path.insert(0, str(ROOT))
 
 from albert.attention import KINDS
 
-BASE = ["num_hidden_layers=4"]
+BASE = ["num_hidden_layers=4", "batch_size=16", "micro_batch_size=16"]
 VARIANTS = {
     "4 layers": [],
     "no convolution": ["conv_kernel_size=0"],

@@ -8,7 +8,7 @@ A step is forward, backward, clipping and AdamW of masked language modelling and
 token store, padding as it falls. Ours is the step of `Trainer`, as main-pretrain.py runs it; the peer is
 AlbertForPreTraining (BertForPreTraining) with PyTorch's AdamW, eager or by torch.compile. Each side has a process of its
 own: ours keeps freed memory as the scripts do, the peer runs as it comes. Columns: real tokens (no padding) a second; how
-many times as fast ours in bf16 is (median over the rounds); the operations of the step's products (`flops_per_token`) over
+many times as fast the first side is (median over the rounds); the operations of the step's products (`flops_per_token`) over
 what the machine does in the largest of them, the share of the ceiling; and the process's peak memory.
 """
 import argparse
@@ -58,7 +58,7 @@ def main():
     parser.add_argument("--cache-dir", default="~/.cache/albert")
     args = parser.parse_args()
     print(f"{DEVICE}, {torch.get_num_threads()} threads, median of {args.rounds} rounds of {args.steps} steps in turn\n")
-    print("| model | rows x tokens | side | tokens/s | ours in bf16 is times as fast | share of the ceiling | "
+    print(f"| model | rows x tokens | side | tokens/s | `{args.sides[0]}` is times as fast | share of the ceiling | "
           "peak memory, MB |\n|---|---|---|---|---|---|---|")
     if args.curves:
         curves(args)

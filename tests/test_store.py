@@ -418,8 +418,12 @@ def test_one_of_several_processes_fails(tokenizer_folder, tmp_path):
     assert not list(tmp_path.glob("store-*")) and not list(tmp_path.glob("building-*"))
 
 
-def test_a_cache_that_is_not_shared(tokenizer_folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(Path, "is_dir", lambda path: "building" not in path.name)
+@pytest.mark.parametrize("unseen", ["building-", "store-"])
+def test_a_cache_that_is_not_shared(tokenizer_folder, tmp_path, monkeypatch, unseen):
+    """... by the machine of another process: neither what is being built nor what the first one has already."""
+    if unseen == "store-":
+        build(corpus(), tmp_path, tokenizer_folder)
+    monkeypatch.setattr(Path, "is_dir", lambda path: not path.name.startswith(unseen))
     results = build_together(tmp_path, tokenizer_folder, 2)
     assert any(isinstance(result, DataError) and "--cache-dir" in str(result) for result in results)
-    assert not list(tmp_path.glob("store-*"))
+    assert bool(list(tmp_path.glob("store-*"))) == (unseen == "store-")

@@ -83,7 +83,7 @@ class World:
         try:
             yield
         except RuntimeError as error:              # gloo raises it bare, NCCL a subclass
-            reason = str(error).strip().partition("\n")[0]
+            reason = str(error).strip().partition("\n")[0].partition(". ")[0]
             raise RunError(f"process {self.rank} of {self.size} has lost another one, which was killed or has failed "
                            f"({reason}); what was saved before is untouched: go on with --resume") from None
 
