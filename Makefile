@@ -10,7 +10,7 @@ pretrain: $(VENV)/.installed
 	$(RUN) main-pretrain.py --model tiny
 
 test: $(VENV)/.installed-dev
-	$(RUN) -m pytest -m "not slow"
+	$(RUN) -m pytest -m "not slow" -n auto --maxprocesses 4
 
 test-slow: $(VENV)/.installed-dev
 	$(RUN) -m pytest -m slow

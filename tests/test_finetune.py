@@ -296,8 +296,8 @@ def test_seeds_and_sweep_end_in_one_table(checkpoint, tables, tmp_path, finetune
 
 def test_a_sweep_names_its_runs_and_the_best(checkpoint, tables, tmp_path, finetune):
     result = finetune(arguments(checkpoint, tmp_path, "classify", *own(tables, "--label", "verdict"),
-                                "--sweep", "learning_rate=0,1e-2", settings=["max_steps=20", "max_epochs=9"]))
-    assert "learning_rate=1e-2, seed 0 (2 of 2)" in result.out, result.err
+                                "--sweep", "learning_rate=0,3e-3", settings=["max_steps=60", "max_epochs=9"]))
+    assert "learning_rate=3e-3, seed 0 (2 of 2)" in result.out, result.err
     *_, line = result.out.strip().splitlines()
     scores = {str(run): json.loads((run / "metrics.json").read_text())["dev"]["accuracy"] for run in run_folders(tmp_path)}
     assert line == f"best run: {max(scores, key=scores.get)}" and len(set(scores.values())) == 2
