@@ -276,9 +276,7 @@ def compare_speed(args):
     padded to their longest row; float32, its default, and bf16 where the machine has it)."""
     print(f"{torch.get_num_threads()} threads, {args.rounds} rounds of {args.updates} updates of each in turn; "
           "samples a second\n")
-    dtypes = {"fp32": None}
-    if machine.multiplies_bf16(torch.device("cpu")):
-        dtypes["bf16"] = torch.bfloat16
+    dtypes = ({"bf16": torch.bfloat16} if machine.multiplies_bf16(torch.device("cpu")) else {}) | {"fp32": None}
     columns = ["task", "ours", *(f"peer, {name}" for name in dtypes), *(f"ours / {name}" for name in dtypes)]
     print("| " + " | ".join(columns) + " |\n" + "|---" * len(columns) + "|")
     for name in args.tasks:

@@ -1,4 +1,4 @@
-"""LAMB, the optimiser of each recipe, and the learning-rate schedule."""
+"""LAMB, Muon, the optimisers of each recipe, and the learning-rate schedule."""
 import torch
 
 from trainer.errors import RunError
@@ -51,7 +51,10 @@ class LAMB(torch.optim.Optimizer):
 
 
 class Muon(torch.optim.Muon):
-    """PyTorch's Muon (Jordan et al. 2024) with its products in bf16 only where the machine multiplies bf16, else in float32."""
+    """PyTorch's Muon (Jordan et al. 2024) with its products in bf16 only where the machine multiplies bf16, else in float32.
+
+    Of its options ``nesterov`` and ``adjust_lr_fn`` have their defaults, whatever is given.
+    """
 
     @torch.no_grad()
     def step(self, closure=None):
@@ -59,24 +62,27 @@ class Muon(torch.optim.Muon):
             for p in group["params"]:
                 if p.grad is None:
                     continue
-                average = self.state[p].setdefault("momentum_buffer", torch.zeros_like(p))
-                average.lerp_(p.grad, 1 - group["momentum"])
+                if not self.state[p]:
+                    self.state[p]["momentum_buffer"] = torch.zeros_like(p)
+                average = self.state[p]["momentum_buffer"].lerp_(p.grad, 1 - group["momentum"])
                 update = p.grad.lerp(average, group["momentum"])
-                update = orthogonal(update.bfloat16() if multiplies_bf16(p.device) else update)
+                update = orthogonal(update.bfloat16() if multiplies_bf16(p.device) else update,
+                                    group["ns_coefficients"], group["ns_steps"], group["eps"])
                 p.mul_(1 - group["lr"] * group["weight_decay"])
                 p.add_(update, alpha=-group["lr"] * max(1, len(p) / p.shape[1]) ** 0.5)
 
 
-def orthogonal(matrix, steps=5):
+def orthogonal(matrix, coefficients, steps, eps):
     """About U Vᵀ of the singular value decomposition U S Vᵀ of ``matrix``, by the quintic Newton-Schulz iteration of
     https://kellerjordan.github.io/posts/muon/, which leaves singular values between about 0.7 and 1.2."""
-    a, b, c = 3.4445, -4.7750, 2.0315
-    x = matrix.T if len(matrix) > matrix.shape[1] else matrix
-    x = x / x.norm().clamp(min=1e-7)
+    a, b, c = coefficients
+    tall = len(matrix) > matrix.shape[1]
+    x = matrix.T if tall else matrix
+    x = x / x.norm().clamp(min=eps)
     for _ in range(steps):
         gram = x @ x.T
         x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return x.T if len(matrix) > matrix.shape[1] else x
+    return x.T if tall else x
 
 
 def build_optimizers(model, hps):
