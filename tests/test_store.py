@@ -220,7 +220,8 @@ def test_truncated_store_is_built_again(tokenizer_folder, tmp_path):
 
 
 PREPARE = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)       # what a shell starts behind itself ignores it
 sys.path[:0] = [{root!r}, {tests!r}]
 from test_store import build, corpus
 
