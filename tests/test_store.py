@@ -220,7 +220,7 @@ def test_truncated_store_is_built_again(tokenizer_folder, tmp_path):
 
 
 PREPARE = """
-import signal, sys, time
+import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)       # what a shell starts behind itself ignores it
 sys.path[:0] = [{root!r}, {tests!r}]
 from test_store import build, corpus
@@ -229,24 +229,26 @@ class Slow(type(corpus())):
     def paragraphs(self):
         for item in super().paragraphs():
             yield item
-            if {pause} and item[0]:
+            if item[0]:
                 print("reading", flush=True)
-                time.sleep({pause})
+                sys.stdin.readline()
 
-source = corpus(documents={documents})
+source = corpus()
 source.__class__ = Slow
 build(source, {cache!r}, {tokenizer!r}, num_workers={workers})
 """
 
 
-def start(cache, tokenizer, pause=0.0, workers=0, documents=12, **options):
-    code = PREPARE.format(root=str(ROOT), tests=str(ROOT / "tests"), cache=str(cache),
-                          tokenizer=str(tokenizer), pause=pause, workers=workers, documents=documents)
-    return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, **options)
+def start(cache, tokenizer, workers=0, **options):
+    """A process that prepares a store; before it goes on after a document's first paragraph it waits for a line."""
+    code = PREPARE.format(root=str(ROOT), tests=str(ROOT / "tests"), cache=str(cache), tokenizer=str(tokenizer),
+                          workers=workers)
+    return subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+                            **options)
 
 
 def test_killed_preparation_leaves_nothing_that_is_trusted(tokenizer_folder, tmp_path):
-    process = start(tmp_path, tokenizer_folder, pause=60)
+    process = start(tmp_path, tokenizer_folder)
     assert process.stdout.readline() == "reading\n"
     process.send_signal(signal.SIGKILL)
     process.communicate()
@@ -265,7 +267,12 @@ def test_folder_of_a_living_process_is_left_alone(tokenizer_folder, tmp_path):
 
 
 def test_two_processes_prepare_the_same_at_once(tokenizer_folder, tmp_path):
-    both = [start(tmp_path, tokenizer_folder, pause=0.05, workers=1) for _ in range(2)]
+    both = [start(tmp_path, tokenizer_folder, workers=1) for _ in range(2)]
+    for process in both:                       # neither has found a store when the other begins
+        assert process.stdout.readline() == "reading\n"
+    for process in both:
+        process.stdin.write("\n" * 12)
+        process.stdin.flush()
     lines = [process.communicate()[0].splitlines()[-1] for process in both]
     assert [process.returncode for process in both] == [0, 0] and lines[0] == lines[1]
     assert sorted(path.name.split("-")[0] for path in tmp_path.iterdir()) == ["lock", "store"]
@@ -274,7 +281,7 @@ def test_two_processes_prepare_the_same_at_once(tokenizer_folder, tmp_path):
 
 
 def test_interrupt_removes_the_half_built(tokenizer_folder, tmp_path):
-    process = start(tmp_path, tokenizer_folder, pause=60, workers=1, stderr=subprocess.PIPE)
+    process = start(tmp_path, tokenizer_folder, workers=1, stderr=subprocess.PIPE)
     assert process.stdout.readline() == "reading\n"
     process.send_signal(signal.SIGINT)
     process.communicate()
