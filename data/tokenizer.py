@@ -40,7 +40,8 @@ def load_tokenizer(path) -> Tokenizer:
     """The tokenizer of a `tokenizer.json`, of a SentencePiece `.model`, of BERT's `vocab.txt`, or of a folder with one.
 
     A folder is a run, a checkpoint or a model in the Hugging Face layout; the first of `tokenizer.json`,
-    `spiece.model` and `vocab.txt` in it counts. Padding and truncation that the file asks for are off.
+    `spiece.model` and `vocab.txt` in it counts. Padding and truncation that the file asks for are off; a text without
+    [CLS] before it gets [CLS] and [SEP] around it.
     Raises DataError where there is none, it can't be read or lacks a special token.
     """
     path = Path(path)
@@ -62,12 +63,13 @@ def load_tokenizer(path) -> Tokenizer:
     except Exception as error:  # the library raises bare Exception for a file that it can't parse
         raise DataError(f"{path}: not a tokenizer.json of the tokenizers library ({error})") from None
     try:
-        special_ids(tokenizer)
+        special = special_ids(tokenizer)
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
     tokenizer.no_padding()
     tokenizer.no_truncation()
-    return tokenizer
+    framed = tokenizer.encode("").ids[:1] == [special.cls]       # not where it was trained without a post-processor
+    return tokenizer if framed else _frame(tokenizer)
 
 
 def save_tokenizer(tokenizer: Tokenizer, folder, positions: int | None = None) -> None:
@@ -193,9 +195,15 @@ def bert_tokenizer(vocabulary: dict[str, int], lower: bool = True, strip_accents
 
 
 def _with_specials(tokenizer: Tokenizer, tokens) -> Tokenizer:
-    """Mark the special tokens and frame one text as [CLS] A [SEP], two as [CLS] A [SEP] B [SEP]."""
-    special = special_ids(tokenizer)
+    """Frame texts by the special tokens, and mark these, once none is missing: the library would add it."""
+    _frame(tokenizer)
     tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in tokens])
+    return tokenizer
+
+
+def _frame(tokenizer: Tokenizer) -> Tokenizer:
+    """Make one text [CLS] A [SEP], two [CLS] A [SEP] B [SEP]."""
+    special = special_ids(tokenizer)
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS]:0 $A:0 [SEP]:0", pair="[CLS]:0 $A:0 [SEP]:0 $B:1 [SEP]:1",
         special_tokens=[("[CLS]", special.cls), ("[SEP]", special.sep)])

@@ -228,6 +228,16 @@ def test_every_way_to_load(trained, tmp_path):
     assert load_tokenizer(tmp_path).to_str() == tokenizer.to_str()
 
 
+def test_a_tokenizer_without_post_processor_frames_texts(trained, tmp_path):
+    tokenizer = trained[1]
+    parts = json.loads(tokenizer.to_str()) | {"post_processor": None}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(parts))
+    loaded = load_tokenizer(tmp_path)
+    for texts in (("a river",), ("a river", "the town")):
+        ours, given = loaded.encode(*texts), tokenizer.encode(*texts)
+        assert (ours.ids, ours.type_ids) == (given.ids, given.type_ids)
+
+
 def test_vocab_txt_as_transformers(tmp_path):
     from transformers import BertTokenizer
     pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "The", "cafe", "Café", "##s", "!", "\u2028", "東"]
