@@ -202,6 +202,13 @@ def test_compiled_training_has_the_same_losses(attention, capsys):
     assert capsys.readouterr().out.count("compile: 2 blocks") == 1
 
 
+@pytest.mark.parametrize("there, lines", [(True, 0), (False, 1)])
+def test_bf16_without_instructions_is_said(monkeypatch, capsys, there, lines):
+    monkeypatch.setattr("trainer.loop.multiplies_bf16", lambda device: there)
+    train(0, precision="bf16")
+    assert capsys.readouterr().out.count("precision=auto takes what is best") == lines
+
+
 def test_compiling_needs_a_compiler(monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(RunError, match="no-such-compiler"):

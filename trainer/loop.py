@@ -18,7 +18,7 @@ from trainer.compiling import compile_blocks
 from trainer.errors import Diverged
 from trainer.flops import flops_per_token, peak_flops
 from trainer.fused import fuse
-from trainer.machine import autocast, autocast_dtype, choose_attention_backend, peak_memory
+from trainer.machine import autocast, autocast_dtype, choose_attention_backend, multiplies_bf16, peak_memory
 from trainer.optimizers import build_optimizers, schedule
 from trainer.profiling import profiled
 from trainer.scaling import LossScaler
@@ -37,6 +37,9 @@ class Trainer:
         self.model, self.profile = model.to(world.device), profile if world.is_main else 0
         self.params = [p for p in model.parameters() if p.requires_grad]
         self.dtype = autocast_dtype(hps.precision, world.device)
+        if world.is_main and self.dtype == torch.bfloat16 and not multiplies_bf16(world.device):
+            print("precision=bf16: this machine has no instructions for it, float32 is many times faster here; "
+                  "--set precision=auto takes what is best", flush=True)
         choose_attention_backend(self.dtype, world.device, hps.seq_len)
         self.optimizers = build_optimizers(model, hps)
         self.scaler = LossScaler(enabled=self.dtype == torch.float16)
