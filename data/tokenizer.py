@@ -18,9 +18,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
-import sentencepiece
-from google.protobuf.message import DecodeError
-from sentencepiece import sentencepiece_model_pb2
 from tokenizers import (AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers,
                         processors)
 
@@ -279,6 +276,9 @@ def _count_words(paragraphs: Iterable[str], tokenizer: Tokenizer) -> dict[str, i
 
 def _train_sentencepiece(counts: dict[str, int], model_type: str, vocab_size: int, specials: int) -> list:
     """The `vocab_size - specials` pieces (`piece`, `score`) of a SentencePiece model of the counted words."""
+    import sentencepiece                 # here, as below: most starts do without it
+    from sentencepiece import sentencepiece_model_pb2
+
     model = io.BytesIO()
     with tempfile.TemporaryDirectory() as folder:
         words = Path(folder, "words.tsv")
@@ -305,6 +305,9 @@ def _train_sentencepiece(counts: dict[str, int], model_type: str, vocab_size: in
 
 
 def _read_sentencepiece(path: Path) -> Tokenizer:
+    from google.protobuf.message import DecodeError
+    from sentencepiece import sentencepiece_model_pb2
+
     proto = sentencepiece_model_pb2.ModelProto()
     try:
         proto.ParseFromString(path.read_bytes())
