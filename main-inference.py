@@ -76,7 +76,7 @@ def parse_arguments():
         if not args.output.parent.is_dir():
             parser.error(f"--output {args.output}: there is no folder {args.output.parent}")
     args.from_file = len(args.inputs) == 1 and names_a_file(args.inputs[0])
-    if args.from_file and (args.inputs[0] == "-" or args.inputs[0].endswith(".txt")) and (args.text or args.text_pair):
+    if args.from_file and (args.inputs[0] == "-" or args.inputs[0].lower().endswith(".txt")) and (args.text or args.text_pair):
         parser.error("--text and --text-pair name columns of a table; lines have none")
     if not args.from_file:
         if args.append:
@@ -84,6 +84,8 @@ def parse_arguments():
         for text in args.inputs:
             if names_a_file(text) or os.path.isfile(text):
                 parser.error(f"{text}: give one file, of {' '.join(FILES)}, or -, and no texts beside it")
+            if text.lower().endswith(FILES):
+                print(f"{text}: there is no such file, it is read as a text", file=sys.stderr)
         if args.text or args.text_pair:
             parser.error("--text and --text-pair name columns of a file")
     return args
@@ -91,7 +93,7 @@ def parse_arguments():
 
 def names_a_file(text):
     """Whether an argument is a file (or -) and no text, which may end like the name of one."""
-    return text == "-" or text.endswith(FILES) and (not any(map(str.isspace, text)) or os.path.lexists(text))
+    return text == "-" or text.lower().endswith(FILES) and (not any(map(str.isspace, text)) or os.path.lexists(text))
 
 
 def main():
@@ -119,7 +121,7 @@ def main():
 
 
 def answer_all(args, ask):
-    rows = file_rows(args.inputs[0], ask.inputs, args.text, args.text_pair) if args.from_file else \
+    rows = file_rows(args.inputs[0], ask.inputs, args.text, args.text_pair, "entities" in ask.columns) if args.from_file else \
         argument_rows(args.inputs, ask.inputs)
     done, header = finished(args.output, ask.config.hidden_size) if args.append else (0, None)
     answers = answered(ask, tqdm(islice(rows, done, None), unit="row", initial=done, leave=False, dynamic_ncols=True,

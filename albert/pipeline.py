@@ -75,7 +75,8 @@ class Pipeline:
 
     def stream(self, inputs: Iterable, first: int = 1) -> Iterator[dict]:
         """The answers to any number of inputs, a chunk of them in memory at a time: one at first, then more. Those before
-        a faulty input come before its error, which counts inputs from ``first``."""
+        a faulty input come before its error, which counts inputs from ``first``. Inputs are drawn in a thread of their own
+        (a cursor of sqlite3 needs ``check_same_thread=False``)."""
         return self._answered(self._all_checked(inputs, first))
 
     def _all_checked(self, inputs, first=1):

@@ -1,4 +1,5 @@
 """What is asked of a model and what it answers, as rows of text, tables and JSON."""
+import contextlib
 import csv
 import json
 import os
@@ -31,12 +32,13 @@ def argument_rows(texts, names):
         yield dict(zip(names, item)), item
 
 
-def file_rows(name, names, text=None, text_pair=None):
+def file_rows(name, names, text=None, text_pair=None, words=False):
     """(columns to keep, input) of each row of a file, or of each line of standard input for ``-``.
 
-    ``text`` and ``text_pair`` are the columns of the first and the second of the texts that ``names`` lists.
+    ``text`` and ``text_pair`` are the columns of the first and the second of the texts that ``names`` lists. ``words``: a
+    cell may be a JSON list of words, as in the tables that tagging learns from.
     """
-    if name == "-" or name.endswith(".txt"):
+    if name == "-" or name.lower().endswith(".txt"):
         yield from _line_rows(name, names)
         return
     columns = [text or names[0], text_pair or names[1 % len(names)], *names[2:]][:len(names)]
@@ -45,8 +47,9 @@ def file_rows(name, names, text=None, text_pair=None):
             if column not in row:
                 raise DataError(f"{name}: {place}: no column '{column}', there are: {', '.join(row)}; name one with "
                                 "--text or --text-pair")
-        yield row, tuple(_value(row[column], wanted == "options", f"{name}: {place}: column '{column}'")
-                         for column, wanted in zip(columns, names))
+        values = [_as_list(row[column]) if words else row[column] for column in columns]
+        yield row, tuple(_value(value, wanted == "options", f"{name}: {place}: column '{column}'")
+                         for value, column, wanted in zip(values, columns, names))
 
 
 def _line_rows(name, names):
@@ -61,6 +64,15 @@ def _line_rows(name, names):
             raise DataError(f"{name}: line {number}: {len(parts)} texts, expected {', '.join(names)}, parted by tabs")
         item = tuple(parts) if line.strip() else ("",) * len(names)
         yield dict(zip(names, item)), item
+
+
+def _as_list(value):
+    """What a cell that is a JSON list of texts holds; any other value as it is."""
+    if isinstance(value, str) and value.strip()[:1] == "[":
+        with contextlib.suppress(ValueError, RecursionError):
+            items = json.loads(value)
+            return items if all(isinstance(item, str) for item in items) else value
+    return value
 
 
 def _value(value, options, place):

@@ -122,7 +122,7 @@ def _tagging(examples, tokenizer, seq_len):
     for encoding, tags in zip(encodings, examples.labels):
         words = np.array([-1 if word is None else word for word in encoding.word_ids])
         first = (words >= 0) & (words != np.concatenate([[-1], words[:-1]]))
-        cut += words.max() + 1 < len(tags)
+        cut += bool(encoding.overflowing)
         rows.append((encoding.ids, encoding.type_ids, np.where(first, np.array(tags)[words], NO_LABEL),
                      np.where(first, words, -1)))
     notes = [f"{cut} of {len(rows)} sentences are cut to seq_len={seq_len} tokens"] if cut else []

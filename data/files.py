@@ -121,7 +121,7 @@ class LocalFile:
         except UnicodeDecodeError as error:
             line += block.count(b"\n", 0, error.start)
             raise DataError(f"{self.path}: line {line}, byte {offset + error.start}: not UTF-8 (0x"
-                            f"{block[error.start]:02x}); convert it: iconv -f LATIN1 -t UTF-8") from None
+                            f"{block[error.start]:02x}); convert it: iconv -f CP1252 -t UTF-8") from None
         return text.removeprefix("\ufeff") if offset == 0 else text
 
     def json_rows(self) -> Iterator[str]:

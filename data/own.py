@@ -1,6 +1,7 @@
 """A user's own table for classification, regression, pairs or tagging."""
 import json
 import math
+import re
 
 from data import conll
 from data.errors import DataError
@@ -58,7 +59,7 @@ def read_own(task, path, dev=None, text="text", text_pair=None, label="label"):
 def _ids(table, taken):
     """The values of a column "id" that is nothing else, or the numbers of the rows from 0."""
     if "id" in table.columns and "id" not in taken:
-        return [str(row) if _is_missing(value) else str(value) for row, value in enumerate(table.column("id", ""))]
+        return [str(row) if _is_missing(value) else str(_plain(value)) for row, value in enumerate(table.column("id", ""))]
     return [str(row) for row in range(len(table.rows))]
 
 
@@ -80,7 +81,7 @@ def _inputs(task, table, text, text_pair):
 def _labels(task, table, name):
     if task == "tag":
         return _lists(table, name, "--label")
-    values = [_plain(value) for value in table.column(name, "--label")]
+    values = _spelt_alike([_plain(value) for value in table.column(name, "--label")])
     if task != "regress":
         values = [_json_list(table, row, value) if isinstance(value, str) and value.startswith("[") else value
                   for row, value in enumerate(values)]
@@ -105,6 +106,15 @@ def _plain(value):
     if isinstance(value, float) and value.is_integer():
         return int(value)
     return value.strip() if isinstance(value, str) else value
+
+
+def _spelt_alike(values):
+    """Labels of a text file that are truth values or whole numbers of pandas or Excel, as `_plain` has those of others."""
+    if not all(isinstance(value, str) for value in values):
+        return values
+    if {value.lower() for value in values} <= {"true", "false"}:
+        return [value.lower() for value in values]
+    return [value[:-2] for value in values] if all(re.fullmatch(r"-?\d+\.0", value) for value in values) else values
 
 
 def _lists(table, name, flag):

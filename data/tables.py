@@ -73,7 +73,7 @@ def _delimited(path):
             if cells or len(header) == 1:          # of one column, a blank line is an empty cell
                 yield f"line {reader.line_num}", _row(path, reader.line_num, header, cells or [""])
     except csv.Error as error:
-        raise DataError(f"{path}: line {reader.line_num}: not CSV: {error}") from None
+        raise DataError(f"{path}: line {reader.line_num}: not CSV, whose columns are parted by commas: {error}") from None
 
 
 def _tabbed(path):

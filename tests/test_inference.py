@@ -574,6 +574,23 @@ def test_a_list_of_words_is_not_cut_further(inference, models, tmp_path):
     assert inference([str(models / "tags"), str(tmp_path / "a.jsonl"), "--cpu"]).code == 0
 
 
+def test_a_list_of_words_in_a_cell_is_what_tagging_learned_from(tmp_path):
+    (tmp_path / "a.csv").write_text('text\n"[""New"", ""York""]"\n[1]\n[2] that\n')
+    path = str(tmp_path / "a.csv")
+    assert [text for _, (text,) in file_rows(path, ("text",), words=True)] == ["New York", "[1]", "[2] that"]
+    assert [text for _, (text,) in file_rows(path, ("text",))] == ['["New", "York"]', "[1]", "[2] that"]
+
+
+def test_names_of_files(inference, models, tmp_path):
+    (tmp_path / "A.CSV").write_text("text\nsun\n")
+    (tmp_path / "A.TXT").write_text("sun\ngold\n")
+    for name, rows in (("A.CSV", 1), ("A.TXT", 2)):
+        answer = inference([str(models / "classes"), str(tmp_path / name), "--cpu"])
+        assert answer.code == 0 and answer.out.count("\n") == rows
+    answer = inference([str(models / "classes"), "my review.csv", "--cpu"])
+    assert answer.code == 0 and "my review.csv: there is no such file, it is read as a text" in answer.err
+
+
 def test_words_are_those_of_conll(shared):
     sentences, *_ = read_sentences(shared / "conll2003" / "valid.txt")
     other = 0

@@ -198,12 +198,13 @@ def test_texts_that_are_cut_are_counted(tokenizer):
 
 
 def test_first_sub_words_carry_the_tags(tokenizer):
-    examples = Examples(["0", "1"], {"words": [["sun", "unheardof", "joy"], ["gold"] * 40]}, [[1, 2, 0], [1] * 40])
+    examples = Examples(["0", "1", "2"], {"words": [["sun", "unheardof", "joy"], ["gold"] * 40, ["joy", "\u0301"]]},
+                        [[1, 2, 0], [1] * 40, [1, 1]])
     made, notes = features("tagging", examples, tokenizer, 20)
     batch = made.batch([0])
     words = batch["words"][0]
     assert words[words >= 0].tolist() == [0, 1, 2] and batch["tags"][0][words >= 0].tolist() == [1, 2, 0]
-    assert (batch["tags"][0][words < 0] == NO_LABEL).all() and notes == ["1 of 2 sentences are cut to seq_len=20 tokens"]
+    assert (batch["tags"][0][words < 0] == NO_LABEL).all() and notes == ["1 of 3 sentences are cut to seq_len=20 tokens"]
     ids = batch["input_ids"][0]
     for word, text in zip(np.flatnonzero(words >= 0), ["sun", "unheardof", "joy"]):
         assert tokenizer.id_to_token(ids[word]).strip("▁") == text[:len(tokenizer.id_to_token(ids[word]).strip("▁"))]
@@ -463,8 +464,17 @@ def test_the_same_labels_from_every_format(tmp_path):
         assert read.labels == ["0", "1"] and read.dev.labels == [1, 0]
         assert read.dev.ids == ["k", "l"] and read.train.ids == ["0", "1"]
     (tmp_path / "a.jsonl").write_text('{"text": "x", "label": true}\n{"text": "y", "label": false}\n')
-    (tmp_path / "dev.csv").write_text("text,label\nx,true\n")
-    assert read_task("classify", str(tmp_path / "a.jsonl"), str(tmp_path / "dev.csv")).dev.labels == [1]
+    for word in ("true", "True", "TRUE"):                                        # JSON's, pandas', Excel's
+        (tmp_path / "dev.csv").write_text(f"text,label\nx,{word}\n")
+        assert read_task("classify", str(tmp_path / "a.jsonl"), str(tmp_path / "dev.csv")).dev.labels == [1]
+    for labels, names in (("1.0 0.0", ["0", "1"]), ("1.0 1.5", ["1.0", "1.5"]), ("True maybe", ["True", "maybe"])):
+        (tmp_path / "a.csv").write_text("text,label\n" + "".join(f"x,{label}\n" for label in labels.split()))
+        assert read_task("classify", str(tmp_path / "a.csv"), str(tmp_path / "a.csv")).labels == names
+
+
+def test_ids_that_pandas_made_numbers(tmp_path):
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"id": i, "text": "x", "label": i}) + "\n" for i in (8.0, 9.5)))
+    assert read_task("classify", str(tmp_path / "a.jsonl"), str(tmp_path / "a.jsonl")).dev.ids == ["8", "9.5"]
 
 
 @pytest.mark.parametrize("settings, words", [
