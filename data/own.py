@@ -44,7 +44,7 @@ def read_own(task, path, dev=None, text="text", text_pair=None, label="label"):
     kind = "regression" if task == "regress" else "classification"
     if kind == "classification" and several:
         kind = "multilabel"
-    names = []
+    names, labels = [], _spelt_alike(labels)
     if kind == "regression":
         labels = [[_number(table, row, value) for row, value in enumerate(values)]
                   for table, values in zip(tables, labels)]
@@ -81,7 +81,7 @@ def _inputs(task, table, text, text_pair):
 def _labels(task, table, name):
     if task == "tag":
         return _lists(table, name, "--label")
-    values = _spelt_alike([_plain(value) for value in table.column(name, "--label")])
+    values = [_plain(value) for value in table.column(name, "--label")]
     if task != "regress":
         values = [_json_list(table, row, value) if isinstance(value, str) and value.startswith("[") else value
                   for row, value in enumerate(values)]
@@ -108,13 +108,17 @@ def _plain(value):
     return value.strip() if isinstance(value, str) else value
 
 
-def _spelt_alike(values):
-    """Labels of a text file that are truth values or whole numbers of pandas or Excel, as `_plain` has those of others."""
-    if not all(isinstance(value, str) for value in values):
-        return values
-    if {value.lower() for value in values} <= {"true", "false"}:
-        return [value.lower() for value in values]
-    return [value[:-2] for value in values] if all(re.fullmatch(r"-?\d+\.0", value) for value in values) else values
+def _spelt_alike(tables):
+    """The labels of tables, those that are text as `_plain` has others: where all are truth values or whole numbers, as
+    pandas and Excel write them."""
+    texts = {value for values in tables for value in values if isinstance(value, str)}
+    if {text.lower() for text in texts} <= {"true", "false"}:
+        spelt = {text: text.lower() for text in texts}
+    elif all(re.fullmatch(r"-?\d+\.0", text) for text in texts):
+        spelt = {text: text[:-2] for text in texts}
+    else:
+        return tables
+    return [[spelt[value] if isinstance(value, str) else value for value in values] for values in tables]
 
 
 def _lists(table, name, flag):

@@ -469,7 +469,9 @@ def test_the_same_labels_from_every_format(tmp_path):
         assert read_task("classify", str(tmp_path / "a.jsonl"), str(tmp_path / "dev.csv")).dev.labels == [1]
     for labels, names in (("1.0 0.0", ["0", "1"]), ("1.0 1.5", ["1.0", "1.5"]), ("True maybe", ["True", "maybe"])):
         (tmp_path / "a.csv").write_text("text,label\n" + "".join(f"x,{label}\n" for label in labels.split()))
-        assert read_task("classify", str(tmp_path / "a.csv"), str(tmp_path / "a.csv")).labels == names
+        (tmp_path / "dev.csv").write_text(f"text,label\nx,{labels.split()[0]}\n")
+        read = read_task("classify", str(tmp_path / "a.csv"), str(tmp_path / "dev.csv"))
+        assert read.labels == names and read.dev.labels == [read.train.labels[0]]
 
 
 def test_ids_that_pandas_made_numbers(tmp_path):
