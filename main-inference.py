@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from albert import ModelError, checkpoint_folder, pipeline
 from albert.names import expressible
-from data.asking import (FILES, WRITERS, argument_rows, body_of, file_rows, finished, write_array,
+from data.asking import (FILES, WRITERS, argument_rows, body_of, file_rows, finished, has_lines, write_array,
                          write_table)
 from data.errors import DataError
 from trainer import machine
@@ -76,7 +76,7 @@ def parse_arguments():
         if not args.output.parent.is_dir():
             parser.error(f"--output {args.output}: there is no folder {args.output.parent}")
     args.from_file = len(args.inputs) == 1 and names_a_file(args.inputs[0])
-    if args.from_file and (args.inputs[0] == "-" or args.inputs[0].lower().endswith(".txt")) and (args.text or args.text_pair):
+    if args.from_file and has_lines(args.inputs[0]) and (args.text or args.text_pair):
         parser.error("--text and --text-pair name columns of a table; lines have none")
     if not args.from_file:
         if args.append:

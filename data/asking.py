@@ -32,13 +32,18 @@ def argument_rows(texts, names):
         yield dict(zip(names, item)), item
 
 
+def has_lines(name):
+    """Whether what a file of that name holds (``-``: standard input) are lines, not the rows of a table."""
+    return name == "-" or name.lower().endswith(".txt")
+
+
 def file_rows(name, names, text=None, text_pair=None, words=False):
     """(columns to keep, input) of each row of a file, or of each line of standard input for ``-``.
 
     ``text`` and ``text_pair`` are the columns of the first and the second of the texts that ``names`` lists. ``words``: a
     cell may be a JSON list of words, as in the tables that tagging learns from.
     """
-    if name == "-" or name.lower().endswith(".txt"):
+    if has_lines(name):
         yield from _line_rows(name, names)
         return
     columns = [text or names[0], text_pair or names[1 % len(names)], *names[2:]][:len(names)]
