@@ -99,11 +99,13 @@ def resumed_settings(args, folder, given):
     hps = settings_of(folder, config, vars(HPS[f"finetune-{flags.task}", flags.model]))
     keys = override(hps, args.set)
     check(hps)
+    for name in ("data", "dev"):                                # they may lie elsewhere now; `finetune` compares the content
+        setattr(flags, name, given.pop(name, getattr(flags, name)))
     refuse_changes(folder, config, given | {key: getattr(hps, key) for key in keys})
     return flags, hps, keys
 
 
-def variants(args, hps, keys):
+def variants(args, hps, keys, kind):
     """(words, hyperparameters, keys that were set) of every run that --sweep and --seeds ask for."""
     axes = []
     for sweep in args.sweep:
@@ -119,6 +121,7 @@ def variants(args, hps, keys):
             raise SettingError(str(error).replace("--set", "--sweep", 1)) from None
         check(swept)
         AlbertConfig.from_dict(vars(swept))
+        KINDS[kind][1].check_options(kind, swept)
         for seed in range(swept.seed, swept.seed + args.seeds):
             yield " ".join(assignments) or "as set", SimpleNamespace(**{**vars(swept), "seed": seed}), swept_keys
 
@@ -188,13 +191,13 @@ def main():
     if args.no_save:
         data.test = {}
     results, left = [], 0
-    planned = list(variants(args, hps, keys))                                  # all are checked before the first
+    planned = list(variants(args, hps, keys, data.kind))                                # all are checked before the first
     for number, (words, chosen, chosen_keys) in enumerate(planned, start=1):
         if len(planned) > 1 and world.is_main:
             print(f"\n{words}, seed {chosen.seed} ({number} of {len(planned)})")
         try:
             trainer, run, scores = finetune(args, flags, chosen, chosen_keys, data, world)
-        except Diverged as error:                        # a learning rate that is too high ends its own run alone
+        except (Diverged, SettingError) as error:        # a value that is too high ends its own run alone
             if len(planned) == 1:
                 raise
             if world.is_main:
@@ -203,6 +206,8 @@ def main():
         if trainer.stopped:
             if world.is_main and run.path is not None:
                 print(how_to_resume(trainer, run))
+                if number < len(planned):
+                    print(f"(that ends this run alone; {len(planned) - number} of {len(planned)} have not begun)")
             left = 128 + trainer.stopped
             break
         results.append((words, scores, run.path))

@@ -4,8 +4,9 @@
     fill("the [MASK] sat on the mat")
 
 A pipeline takes one input, or a list of them, and returns a dictionary, or a list of them in the same order. An input
-is a text or, for the tasks of several texts, a tuple of them. A text that is longer than the model is read in windows
-that overlap by a quarter; "windows" says in how many. An empty input is answered by an empty dictionary.
+is a text or, for the tasks of several texts, a tuple of them. A text that is longer than the model, or than the rows that
+it was fine-tuned on, is read in windows that overlap by a quarter; "windows" says in how many. An empty input is answered
+by an empty dictionary.
 """
 import logging
 import queue
@@ -30,6 +31,8 @@ BATCH_TOKENS = 4096       # tokens a forward pass, padding included
 CHUNK = 256               # inputs whose windows are sorted by length together, fewer where they hold more than
 CHUNK_CHARACTERS = 1_000_000
 AHEAD = 64                # inputs that are read before they are needed
+LAST_MARKS = ("E", "L")   # of an entity's last word (BIOES, BILOU)
+ENTITY_MARKS = ("B", "I", "S", "U", *LAST_MARKS)
 IDEOGRAPHS = re.compile("[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
 PATIENCE = 0.1            # seconds that a chunk is filled for: lines that come slowly are answered as they come
 
@@ -54,7 +57,7 @@ class Pipeline:
         if self.tokenizer.get_vocab_size() > config.vocab_size:
             raise ModelError(f"{folder}: the tokenizer has {self.tokenizer.get_vocab_size()} tokens, but config.json says "
                              f"vocab_size={config.vocab_size}: they do not belong together")
-        self.length = config.max_position_embeddings
+        self.length = min(config.max_position_embeddings, finetuned(folder).get("seq_len", config.max_position_embeddings))
         self.set(**options)
         self.model = self.load().to(device)
         if quantize == "int8":
@@ -109,7 +112,7 @@ class Pipeline:
                 except queue.Empty:
                     break
                 deadline = deadline or time.monotonic() + PATIENCE
-            asked = [index for index, item in enumerate(chunk) if all(map(_filled, item))]
+            asked = [index for index, item in enumerate(chunk) if self._is_asked(item)]
             answers = [{} for _ in chunk]
             for index, answer in zip(asked, self._answers([chunk[index] for index in asked])):
                 answers[index] = answer
@@ -133,6 +136,10 @@ class Pipeline:
                 if not text.isascii() and re.search("[\ud800-\udfff]", text):
                     raise ModelError(f"{name} holds bytes that are not UTF-8")
         return item
+
+    def _is_asked(self, item):
+        """Whether an input has the texts that an answer needs."""
+        return all(text.strip() for text in item)
 
     def _answers(self, items):
         if not items:
@@ -354,8 +361,8 @@ class Pair(Classify):
 class Tag(Pipeline):
     """text → {"entities": [{"label", "text", "start", "end", "probability"}], "windows"}, with character offsets.
 
-    For the words see `word_spans`; a list of them in a file is taken as it is. Labels B-X, I-X and O are joined to
-    entities; of other labels each word is one.
+    For the words see `word_spans`; a list of them in a file is taken as it is. Labels of entities (IOB, BIOES, BILOU) are
+    joined as fine-tuning's scores count them; of other labels each word but one with O is one.
     """
     model_class = AlbertForTokenClassification
     columns = ("entities", "windows")
@@ -386,21 +393,20 @@ class Tag(Pipeline):
                 if word != before and (word not in found or centrality > found[word][0]):
                     found[word] = centrality, names[labels[place + 1]], probabilities[place + 1]
                 before = word
-        entities = []
+        entities, goes_on = [], None                     # the kind and the word that would lengthen the last entity
         for word, (start, end) in enumerate(windows[0][0]["spans"]):
             _, label, probability = found.get(word, (0, "O", 1.0))
             mark, _, kind = label.partition("-")
             if label == "O":
                 continue
-            last = entities[-1] if entities else None
-            if mark == "I" and last and last["label"] == kind and last["word"] == word - 1:
-                last.update(end=end, text=text[last["start"]:end], word=word,
-                            probability=min(last["probability"], probability))
+            if kind and mark in ("I", *LAST_MARKS) and (kind, word) == goes_on:
+                entities[-1].update(end=end, text=text[entities[-1]["start"]:end],
+                                    probability=min(entities[-1]["probability"], probability))
             else:
-                entities.append({"label": kind if kind and mark in ("B", "I") else label, "text": text[start:end],
-                                 "start": start, "end": end, "probability": probability, "word": word})
-        return {"entities": [{name: value for name, value in entity.items() if name != "word"} for entity in entities],
-                "windows": len(windows)}
+                entities.append({"label": kind if kind and mark in ENTITY_MARKS else label, "text": text[start:end],
+                                 "start": start, "end": end, "probability": probability})
+            goes_on = (kind, word + 1) if mark in ("B", "I") else None
+        return {"entities": entities, "windows": len(windows)}
 
 
 def word_spans(text: str) -> list[tuple[int, int]]:
@@ -497,8 +503,6 @@ class Answer(Pipeline):
         if start is None or (self.threshold is not None and nothing - score > self.threshold):
             score, start, end, text = None if start is None else score, None, None, ""
         else:
-            while unicodedata.combining(item[1][end:end + 1] or " "):              # the accent of its last letter
-                end += 1
             text = item[1][start:end]
             start, text = start + len(text) - len(text.lstrip()), text.strip()
             end = start + len(text)
@@ -512,6 +516,10 @@ class Choose(Pipeline):
     model_class = AlbertForMultipleChoice
     inputs = ("article", "question", "options")
     columns = ("choice", "option", "probability", "probabilities", "cut")
+
+    def _is_asked(self, item):
+        article, question, options = item
+        return bool((article + question).strip() and options)
 
     def rows(self, items):
         pairs = [(article, f"{question} {option}") for article, question, options in items for option in options]
@@ -600,8 +608,8 @@ def _abilities(folder: Path, config: AlbertConfig) -> tuple[str, ...]:
 
 
 def finetuned(folder: Path) -> dict:
-    """What a fine-tuning has settled beside the model, as far as it has: "inputs", "doc_stride" and "threshold" (of no
-    answer). From the run that a checkpoint belongs to, or from config.json, where `--export` puts it."""
+    """What a fine-tuning has settled beside the model, as far as it has: "inputs", "seq_len", "doc_stride" and "threshold"
+    (of no answer). From the run that a checkpoint belongs to, or from config.json, where `--export` puts it."""
     folder = folder.resolve()
     run = folder.parent.parent
     if folder.parent.name == "checkpoints" and (run / "config.json").is_file():
@@ -610,9 +618,9 @@ def finetuned(folder: Path) -> dict:
             values |= read_json(run / "metrics.json").get("dev", {})
     else:
         values = read_json(folder / "config.json").get("finetuned")
-    if not isinstance(values, dict):
+    if not isinstance(values, dict) or "inputs" not in values:
         return {}
-    kinds = {"inputs": list, "doc_stride": int, "threshold": float}
+    kinds = {"inputs": list, "seq_len": int, "doc_stride": int, "threshold": float}
     return {name: values[name] for name, kind in kinds.items() if isinstance(values.get(name), kind)}
 
 
@@ -651,7 +659,3 @@ def _labels(folder: Path, config: AlbertConfig) -> list[str]:
     if twice is not None:
         raise ModelError(f"{folder / 'config.json'}: id2label: two labels have the name '{twice}'; give each its own")
     return names
-
-
-def _filled(part) -> bool:
-    return bool(part) and (all(map(_filled, part)) if isinstance(part, list) else bool(part.strip()))

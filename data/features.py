@@ -5,6 +5,7 @@ Shapes: B examples, C choices (multiple choice only), T tokens of the longest ro
 import hashlib
 import json
 import os
+import unicodedata
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +18,7 @@ from data.examples import NO_LABEL
 from data.tokenizer import special_ids
 
 QUESTION_TOKENS = 64                 # a longer question is cut, as in the release's run_squad.py
-FORMAT = 3                           # of the cached files; a change of what they hold needs a new number
+FORMAT = 4                           # of the cached files; a change of what they hold needs a new number
 _CHUNK = 1000
 _PADDING = {"token_type_ids": 0, "tags": NO_LABEL, "words": -1}
 
@@ -144,6 +145,7 @@ def _questions(examples, tokenizer, seq_len, doc_stride):
             raise DataError(f"question {examples.ids[number]} has {len(head) - 2} tokens, which leaves no room for its "
                             f"context: --set seq_len={len(head) + 1 + doc_stride} or more")
         first, last = np.array(context.offsets).reshape(-1, 2).T
+        last = _after_accents(examples.inputs["context"][number], last)
         size, step = len(context.ids), min(doc_stride, room - room // 4)        # neighbours share a quarter at least
         begins = np.arange(0, max(size - room, 0) + step, step)
         ends = np.minimum(begins + room, size)
@@ -169,6 +171,14 @@ def _questions(examples, tokenizer, seq_len, doc_stride):
                   for name, parts in zip(("first", "last", "central"), zip(*spans))}
     notes = [f"{cut} questions are cut to {QUESTION_TOKENS} tokens"] if cut else []
     return made, notes
+
+
+def _after_accents(text, ends):
+    """Places in a text, each moved behind the accents that follow it: tokenizers leave them out of a word."""
+    if text.isascii():
+        return ends
+    others = np.flatnonzero([not unicodedata.combining(character) for character in text + " "])
+    return others[np.searchsorted(others, ends)]
 
 
 def _answer_tokens(answer, first, last):

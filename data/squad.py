@@ -38,7 +38,7 @@ def _from_file(path, notes, held=False):
         articles = json_row(path.read_text(encoding="utf-8-sig"), str(path))["data"]
         rows = [(question["id"], paragraph["context"], question["question"],
                  [] if question.get("is_impossible") else
-                 [(answer["answer_start"], answer["text"]) for answer in question["answers"] if answer["text"]])
+                 [(answer["answer_start"], answer["text"]) for answer in question["answers"]])
                 for article in articles for paragraph in article["paragraphs"] for question in paragraph["qas"]]
         return _examples(str(path), rows, notes, held)
     except DataError:
@@ -55,14 +55,16 @@ def _from_hub(repository, part, notes, held):
 
 
 def _examples(place, rows, notes, held):
-    """Examples of (id, context, question, answers). Misplaced answers, and questions that have no other, are left out;
-    in ``held`` examples they stay, the answers behind the others and at place -1."""
-    kept, misplaced = [], 0
+    """Examples of (id, context, question, answers). An empty answer is none. Misplaced answers, and questions that have
+    no other, are left out; in ``held`` examples they stay, the answers behind the others and at place -1."""
+    kept, misplaced, silent = [], 0, 0
     (name, often), = Counter(row[0] for row in rows).most_common(1) or [("", 0)]
     if often > 1:
         raise DataError(f"{place}: {often} questions have the id {name}")
     for row in rows:
-        _, context, question, answers = row
+        _, context, question, given = row
+        answers = [(start, text) for start, text in given if text.strip()]
+        silent += len(given) > len(answers) == 0
         if not question.strip() or not context.strip():
             raise DataError(f"{place}: question {row[0]}: no text in its question or its context")
         found = [(start, text) for start, text in answers if start >= 0 and context[start:start + len(text)] == text]
@@ -75,6 +77,8 @@ def _examples(place, rows, notes, held):
         notes.append(f"{place}: {misplaced} answers are not in their context where answer_start says; " + (
             "they count in the scores all the same" if held else
             f"left out, and with them {len(rows) - len(kept)} questions that have no other"))
+    if silent:
+        notes.append(f"{place}: {silent} questions have an empty answer only; they count as questions without one")
     if not kept:
         raise DataError(f"{place}: no question with a usable answer")
     ids, contexts, questions, answers = map(list, zip(*kept))

@@ -52,7 +52,7 @@ def existing(path) -> Path:
         if path.is_dir():
             raise DataError(f"{path}: a folder; name a file in it ({' '.join(SUFFIXES)})")
         if not path.is_file():
-            raise DataError(f"{path}: no such file{nearest(path)}")
+            raise DataError(f"{path}: " + ("not a regular file" if path.exists() else f"no such file{nearest(path)}"))
     except OSError as error:                                 # its name is too long, for example
         raise DataError(f"{str(path)[:80]}: {error.strerror}") from None
     return path

@@ -242,6 +242,9 @@ def test_a_finished_run_and_options_without_a_meaning_are_refused(checkpoint, ta
     flags = own(tables, "--label", "stars")
     refused(finetune(arguments(checkpoint, tmp_path, "regress", *flags, settings=["class_weights=balanced"])),
             "class_weights=balanced", "regression")
+    result = finetune(arguments(checkpoint, tmp_path, "regress", *flags, "--sweep", "label_smoothing=0,0.1"))
+    refused(result, "label_smoothing=0.1")
+    assert "1 of 2" not in result.out                              # before the first run
     refused(finetune(arguments(checkpoint, tmp_path, "regress", *flags, settings=["label_smoothing=0.1"])),
             "label_smoothing")
     refused(finetune(arguments(checkpoint, tmp_path, "regress", *flags, settings=["max_epochs=0"])), "max_epochs=0")
@@ -271,7 +274,9 @@ def test_killed_and_resumed_equals_uninterrupted(checkpoint, tables, tmp_path, f
     run, = run_folders(cut)
     assert not (run / "metrics.json").exists()
     refused(finetune(["--resume", str(run), "--set", "batch_size=16", "--cpu"]), "batch_size=8", "16")
-    result = finetune(["--resume", str(run), "--cache-dir", str(cut / "cache"), "--cpu", "--tqdm-off"])
+    refused(finetune(["--resume", str(run), "--data", str(tables / "dev.csv"), "--cpu"]), "the data has changed")
+    elsewhere = shutil.copy(tables / "train.csv", tmp_path / "elsewhere.csv")
+    result = finetune(["--resume", str(run), "--data", str(elsewhere), "--cache-dir", str(cut / "cache"), "--cpu", "--tqdm-off"])
     assert result.code == 0, result.err
     other, saved, predictions = read_run(whole)
     assert "--task classify" in read_run(cut)[1]["command"] and "--resume" in read_run(cut)[1]["resumed_by"]
@@ -312,6 +317,10 @@ def test_a_setting_that_diverges_leaves_the_others_their_table(checkpoint, table
     flags[-1] = "learning_rate=1e30,1e31"
     result = finetune(arguments(checkpoint, tmp_path, "classify", *flags, "--no-save", settings=["log_every=1"]))
     assert result.code == 2 and result.err.strip().splitlines()[-1] == "error: none of the runs came to its end"
+    flags[-1] = "batch_size=16,10000"
+    result = finetune(arguments(checkpoint, tmp_path, "classify", *flags, "--no-save", settings=["warmup_steps=5"]))
+    assert result.code == 0 and "error: batch_size=10000, seed 0: warmup_steps=5 is not below max_steps=" in result.err
+    assert result.out.strip().splitlines()[-1].split()[:2] == ["batch_size=16", "1"]
 
 
 def test_a_classifier_goes_on_under_the_names_of_its_labels(checkpoint, tables, tmp_path, finetune):

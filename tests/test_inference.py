@@ -169,6 +169,16 @@ def test_entities(models):
     answer = tag.answer((text,), [(window, (labels, [0.5] * len(labels)))])
     assert [(e["text"], e["label"], e["start"], e["end"]) for e in answer["entities"]] == [
         ("sun gold", "LOC", 0, 8), ("rain", "LOC", 10, 14), ("sun gold", "LOC", 15, 23)]
+    for schemes in (["S-LOC", "E-LOC", "B-LOC", "I-LOC", "O"], ["U-LOC", "L-LOC", "B-LOC", "I-LOC", "O"]):
+        tag.labels = schemes
+        alone = [2, 3, 1, 1, 0, 3]                              # sun gold . | rain | sun | gold
+        for place, word in enumerate(window["words"]):
+            labels[place + 1] = alone[word]
+        answer = tag.answer((text,), [(window, (labels, [0.5] * len(labels)))])
+        assert [(e["text"], e["label"]) for e in answer["entities"]] == [
+            ("sun gold.", "LOC"), ("rain", "LOC"), ("sun", "LOC"), ("gold", "LOC")]
+    for place, word in enumerate(window["words"]):
+        labels[place + 1] = ["B-LOC", "I-LOC", "O"].index(names[words[word]])
     tag.labels = ["B-date-time", "I-date-time", "O"]
     answer = tag.answer((text,), [(window, (labels, [0.5] * len(labels)))])
     assert [(e["text"], e["label"]) for e in answer["entities"]] == [
@@ -207,6 +217,9 @@ def test_choices(models):
     assert sum(answer["probabilities"]) == pytest.approx(1) and answer["option"] == item[2][answer["choice"]]
     swapped = pipeline("choose", models / "choice")((*item[:2], item[2][::-1]))
     assert swapped["probabilities"] == pytest.approx(answer["probabilities"][::-1], abs=1e-6)
+    choose = pipeline("choose", models / "choice")
+    assert choose([("", "who", ["", "gold"]), ("", " ", ["sun", "gold"])])[1] == {}
+    assert sum(choose(("", "who", ["", "gold"]))["probabilities"]) == pytest.approx(1)
 
 
 def test_a_checkpoint_that_names_no_architecture(models, tmp_path):
@@ -411,11 +424,16 @@ def test_pooled_needs_a_pooler(models, capsys):
     assert logging.getLogger("albert").isEnabledFor(logging.WARNING)
 
 
-def test_a_run_on_pairs_answers_pairs(models, tmp_path):
+def test_a_run_on_pairs_answers_pairs_in_the_length_it_learned(models, tmp_path):
     (tmp_path / "checkpoints").mkdir()
-    (tmp_path / "config.json").write_text(json.dumps({"inputs": ["text", "pair"]}))
+    (tmp_path / "config.json").write_text(json.dumps({"inputs": ["text", "pair"], "seq_len": 12}))
     shutil.copytree(models / "classes", tmp_path / "checkpoints" / "step-0000001")
-    assert pipeline(None, tmp_path).inputs == ("first", "second")
+    ask = pipeline(None, tmp_path)
+    assert ask.inputs == ("first", "second")
+    (row,), = ask.rows([("sun " * 20, "rain " * 20)])
+    assert len(row["ids"]) == 12 and row["cut"]
+    (tmp_path / "config.json").write_text(json.dumps({"inputs": ["text", "pair"], "seq_len": 512}))
+    assert pipeline(None, tmp_path).length == 40
 
 
 def test_a_checkpoint_named_from_where_it_lies(models, tmp_path, monkeypatch):

@@ -243,6 +243,14 @@ def test_windows_show_every_token_and_mark_the_answer(tokenizer):
         assert central[number] == len(tokenizer.encode(context, add_special_tokens=False).ids)
 
 
+def test_the_accent_of_a_last_letter_belongs_to_the_answer(tokenizer):
+    context, answer = "sun Jose\u0301 rain", "Jose\u0301"
+    examples = Examples(["0"], {"question": ["who"], "context": [context]}, [[(4, answer)]])
+    made, _ = features("questions", examples, tokenizer, 40)
+    start, end = (int(made.targets[name][0]) for name in ("start", "end"))
+    assert context[made.spans["first"][start]:made.spans["last"][end]].strip() == answer
+
+
 def test_perfect_logits_give_perfect_scores(tokenizer):
     examples = contexts()
     examples.labels[3] = []
@@ -534,6 +542,7 @@ def test_answers_that_are_empty_or_begin_before_the_text(tmp_path):
     file = squad_file(tmp_path / "a.json", ("Rome", 14), ("", -1), ("e.", -3))
     read = read_task("squad2", file, file)
     assert read.train.labels == [[(14, "Rome")], []] and read.dev.labels == [[(14, "Rome")], [], [(-1, "e.")]]
+    assert any("1 questions have an empty answer only" in note for note in read.notes)
     (tmp_path / "b.json").write_text((tmp_path / "a.json").read_text().replace('"id": "1"', '"id": "0"'))
     with pytest.raises(DataError, match="b.json: 2 questions have the id 0"):
         read_task("squad2", str(tmp_path / "b.json"))

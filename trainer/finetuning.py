@@ -33,9 +33,14 @@ class Finetuning:
     def __init__(self, data, train, dev, hps, world):
         """data: the `TaskData`; train, dev: its `Features`."""
         self.data, self.train, self.dev, self.hps, self.world = data, train, dev, hps, world
+        self.check_options(data.kind, hps)
+
+    @classmethod
+    def check_options(cls, kind, hps):
+        """Raise RunError for a setting that the loss of this kind of task does not know."""
         for key, without in (("class_weights", "none"), ("label_smoothing", 0.0)):
-            if getattr(hps, key) != without and key not in self.options:
-                raise RunError(f"{key}={getattr(hps, key)}: the loss of a {data.kind} task has none; leave it out")
+            if getattr(hps, key) != without and key not in cls.options:
+                raise RunError(f"{key}={getattr(hps, key)}: the loss of a {kind} task has none; leave it out")
 
     def position(self):
         return {"epoch": 0, "sample": 0}
