@@ -14,11 +14,11 @@ from data import fast, native
 from data.sources import NAMED_SOURCES, open_source
 from data.tokenizer import load_tokenizer, special_ids, vocabulary_size
 from hps import HPS, SettingError, check, override
-from trainer import checkpoints
+from trainer import checkpoints, machine
 from trainer.command import (DEFAULT_CACHE, add_process_flags, digest_of, how_to_call, how_to_resume, leave_with,
                              refuse_changes, restore_process, resume_auto, resumed_at)
 from trainer.errors import RunError
-from trainer.initial import adapted_model, check_vocabulary, new_model
+from trainer.initial import adapted_model, check_changes, check_vocabulary, new_model
 from trainer.loop import Trainer
 from trainer.pretraining import Pretraining
 from trainer.profiling import estimate
@@ -70,6 +70,8 @@ def settings(args):
     check(hps)
     AlbertConfig.from_dict(vars(hps))                  # refuses an impossible architecture before the text is read
     flags.data = flags.data or ["pydocs" if flags.model == "tiny" else "wikipedia"]
+    if "max_position_embeddings" in keys and hps.max_position_embeddings < hps.seq_len:
+        raise SettingError(f"max_position_embeddings={hps.max_position_embeddings} is below seq_len={hps.seq_len}")
     hps.max_position_embeddings = max(hps.max_position_embeddings, hps.seq_len)
     return flags, hps, keys
 
@@ -104,6 +106,7 @@ def main():
     args = parse_arguments()
     flags, hps, keys = settings(args)
     world = begin(args)
+    machine.autocast_dtype(hps.precision, world.device)
     asked = digest_of(flags, hps)
     if resume_auto(args, world, "pretrain", asked):
         flags, hps, keys = settings(args)
@@ -114,23 +117,26 @@ def main():
     if start:
         config = read_model_config(start)                               # its faults are told before any text is read
         check_vocabulary(start, config, load_tokenizer(start))
+        check_changes(set(keys) - {"vocab_size"})
         if config.type_vocab_size < 2:
             raise RunError(f"{start}: type_vocab_size={config.type_vocab_size}: pretraining needs 2, for two segments")
     source = open_source(flags.data, text_field=flags.text_field, documents=flags.documents, small=flags.small)
     store, tokenizer = pipeline.prepare(source, args.cache_dir or DEFAULT_CACHE, tokenizer=flags.tokenizer or start,
-                                        kind=hps.tokenizer_kind, vocab_size=hps.vocab_size, seed=hps.seed,
+                                        kind=hps.tokenizer_kind, vocab_size=hps.vocab_size, seed=0,
                                         language=hps.language, lower_case=hps.lower_case,
                                         strip_accents=hps.strip_accents, num_workers=torch.get_num_threads(),
                                         progress=not quiet, announce=world.is_main, world=world)
     size = vocabulary_size(tokenizer)
-    if "vocab_size" in keys and hps.vocab_size != size and (flags.tokenizer or start) and world.is_main:
-        print(f"vocab_size={hps.vocab_size} is not used: {flags.tokenizer or start} has {size:,} pieces")
+    if (flags.tokenizer or start) and not args.resume and world.is_main:
+        for key in set(keys) & {"vocab_size", "lower_case", "strip_accents"}:
+            if (key, hps.vocab_size) != ("vocab_size", size):
+                print(f"{key}={getattr(hps, key)} is not used: {flags.tokenizer or start} has its own {size:,} pieces")
     hps.vocab_size, hps.pad_token_id, state = size, special_ids(tokenizer).pad, None
     if args.resume:
         path, state = world.from_main(lambda: newest_of(args.resume, store))
         model, changes = AlbertForPretraining.from_pretrained(path), []
     elif start:
-        model, changes = adapted_model(start, tokenizer, hps, keys)
+        model, changes = adapted_model(start, tokenizer, hps, set(keys) - {"vocab_size"})
     else:
         model, changes = new_model(hps), []
     task = Pretraining(store, tokenizer, hps, world, pipeline)
@@ -176,10 +182,12 @@ def report(flags, run, task, trainer, scores):
             print(how_to_resume(trainer, run))
         return
     print(f"\n{task.summary(scores)}")
+    if trainer.best["step"] != trainer.step:
+        print(f"the least held-out loss, {trainer.best['loss']:.3f}, was that of step {trainer.best['step']}, which is kept too")
     if run.path is not None:
         checkpoints.write_json(run.path / "metrics.json", {
-            "task": "pretrain", **run.commands(), "best_step": trainer.best["step"], "steps": trainer.step,
-            "seed": trainer.hps.seed, "dev": scores})
+            "task": "pretrain", **run.commands(), "steps": trainer.step, "seed": trainer.hps.seed, "dev": scores,
+            "best": {name: trainer.best[name] for name in ("step", "loss")}})
         mask = trainer.tokenizer.id_to_token(special_ids(trainer.tokenizer).mask)
         print(f"run folder:  {run.path}\ncurves:      {run.path / 'curves.png'}\nask it:\n"
               f"  {how_to_call('main-inference.py')} {shlex.quote(str(run.path))} 'the {mask} of the file'")

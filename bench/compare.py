@@ -28,8 +28,8 @@ def read_log(run):
 
 
 def row_of(run, records):
-    """{column: value} of a run: steps, tokens, speed, and the scores of its best evaluation: the one that its metrics.json
-    names, else by loss."""
+    """{column: value} of a run: steps, tokens, speed, and the scores of its best evaluation: the one that the
+    metrics.json of a fine-tuning names, else by loss."""
     training = [record for record in records if record["kind"] == "train"]
     scored = [record for record in records if record["kind"] == "eval"]
     row = {"step": records[-1]["step"], "tokens": records[-1]["tokens"]} if records else {}
@@ -37,7 +37,7 @@ def row_of(run, records):
         row["tokens/s"] = round(float(np.median([record["tokens_per_second"] for record in training])))
     if scored:
         file = run / "metrics.json"
-        chosen = json.loads(file.read_text(encoding="utf-8"))["best_step"] if file.exists() else None
+        chosen = json.loads(file.read_text(encoding="utf-8")).get("best_step") if file.exists() else None
         best = next((record for record in scored if record["step"] == chosen),
                     min(scored, key=lambda record: record["loss"]))
         row["best step"] = best["step"]

@@ -130,15 +130,23 @@ def word_starts(tokenizer: Tokenizer) -> np.ndarray:
     WordPiece: every piece without `##`. Unigram: as `_is_start_piece_sp` of ALBERT's release, pieces
     with `▁`, single punctuation marks and all pieces with a character beside letters and punctuation; letters are
     not a-z alone here, as in the release's vocabulary, but those of every script with blanks between its words.
+    BPE likewise, by its prefix, its `▁`, or the `Ġ` of byte-level pieces. Of a model without any such mark each piece
+    counts as a word.
     """
     pieces = [tokenizer.id_to_token(index) or "" for index in range(vocabulary_size(tokenizer))]
-    if isinstance(tokenizer.model, models.WordPiece):
-        return np.array([not piece.startswith("##") for piece in pieces])
+    if prefix := getattr(tokenizer.model, "continuing_subword_prefix", None):
+        return np.array([not piece.startswith(prefix) for piece in pieces])
+    mark = next((mark for mark in "▁Ġ" if any(piece.startswith(mark) for piece in pieces)), None)
+    if mark is None:
+        return np.ones(len(pieces), bool)
+    if mark == "Ġ":                                            # of bytes: their characters are no letters of a script
+        return np.array([piece.startswith("Ġ") or piece in ALBERT_SPECIALS + BERT_SPECIALS
+                         or set(piece) <= set(string.punctuation) for piece in pieces])
     # In the release "'", "<", "=" and ">" are no punctuation, and so begin a word wherever they occur.
     joining = set(string.punctuation) - set("'<=>") | {"€", "£"}
 
     letters = [[character for character in piece if character not in joining] for piece in pieces]
-    return np.array([piece in ALBERT_SPECIALS or not rest or not all(map(_is_letter, rest))
+    return np.array([piece in ALBERT_SPECIALS + BERT_SPECIALS or not rest or not all(map(_is_letter, rest))
                      for piece, rest in zip(pieces, letters)])
 
 

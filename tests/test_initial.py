@@ -67,7 +67,8 @@ def test_shared_pieces_keep_their_rows_under_another_tokenizer(checkpoint, corpu
     tokenizer = train_tokenizer((path.read_text() for path in sorted(corpus.iterdir())), "unigram", 300, 0, False)
     save_tokenizer(tokenizer, other)
     out, config, model = continued(checkpoint, corpus, cache, tmp_path / "runs", pretrain,
-                                   flags=["--tokenizer", str(other)])
+                                   ["vocab_size=290", "lower_case=false"], ["--tokenizer", str(other)])
+    assert "vocab_size=290 is not used" in out and "lower_case=false is not used" in out.lower()
     assert "embeddings kept" in out and config["vocab_size"] == tokenizer.get_vocab_size()
     before = AlbertForPretraining.from_pretrained(checkpoint).albert.embeddings.word_embeddings.weight
     after = model.albert.embeddings.word_embeddings.weight
@@ -80,7 +81,8 @@ def test_shared_pieces_keep_their_rows_under_another_tokenizer(checkpoint, corpu
 
 def test_what_no_checkpoint_can_change_is_refused(checkpoint, corpus, cache, tmp_path, pretrain):
     result = pretrain([*arguments(corpus, cache, tmp_path / "runs"), "--init-from", str(checkpoint)])
-    assert result.code == 2 and "fixed by the checkpoint" in result.err
+    assert result.code == 2 and "fixed by the checkpoint" in result.err and "attention" in result.err
+    assert "documents" not in result.out                                    # before any text is read
     result = pretrain(["--model", "tiny", "--data", str(corpus), "--init-from", str(tmp_path / "nothing")])
     assert result.code == 2 and "no such folder" in result.err
 

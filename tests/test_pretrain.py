@@ -210,6 +210,7 @@ def test_one_document_is_held_out_by_its_last_part(corpus, cache, tmp_path, pret
     (["learning_rate=-1"], ["learning_rate=-1"]),
     (["num_workers=-1"], ["num_workers=-1"]),
     (["precision=int8"], ["precision=int8"]),
+    (["max_position_embeddings=20"], ["max_position_embeddings=20", "seq_len"]),
     (["attention=magic"], ["attention", "softmax"]),
     (["hidden_size=33"], ["hidden_size=33"]),
     (["heldout_fraction=2"], ["heldout_fraction"]),
@@ -307,6 +308,9 @@ def test_resume_notices_that_the_text_has_changed(finished, corpus, cache, tmp_p
     shutil.rmtree(data)
     result = pretrain(["--resume", str(run), "--data", str(moved), "--cache-dir", str(cache), "--cpu", "--tqdm-off"])
     assert result.code == 0 and "error" not in result.err
+    shutil.rmtree(run / "checkpoints" / "step-0000012")                         # as if stopped once more: the place is known
+    result = pretrain(["--resume", str(run), "--cache-dir", str(cache), "--cpu", "--tqdm-off"])
+    assert result.code == 0, result.err
 
 
 @pytest.mark.parametrize("name, damage", [
@@ -385,7 +389,10 @@ def test_the_scores_of_a_run_without_patience_are_those_of_its_checkpoint(corpus
                                                           "muon_learning_rate=0"]))
     assert result.code == 0, result.err
     saved = json.loads((only_run(tmp_path) / "metrics.json").read_text())
-    assert (saved["best_step"], saved["steps"]) == (1, 3)
+    assert (saved["best"]["step"], saved["steps"]) == (1, 3) and "was that of step 1," in result.out
+    evaluations = [json.loads(line) for line in (only_run(tmp_path) / "log.jsonl").read_text().splitlines()]
+    last = next(record for record in evaluations if (record["kind"], record["step"]) == ("eval", 3))
+    assert saved["dev"].items() <= last.items()
     assert checkpoints.newest(only_run(tmp_path) / "checkpoints")[1]["step"] == 3
 
 

@@ -111,3 +111,4 @@ def test_wandb_without_a_login(corpus, cache, tmp_path, pretrain, monkeypatch):
     monkeypatch.setattr(wandb, "init", init)
     refused(pretrain(arguments(corpus, cache, tmp_path / "runs", SETTINGS, ["--log", "wandb"])), "No API key",
             "WANDB_MODE=offline")
+    assert not list((tmp_path / "runs").glob("pretrain-*"))                # nothing was begun

@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import sentencepiece
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from data.errors import DataError
 from data.native.vocabulary import load_tokenizer as load_native
-from data.tokenizer import (ALBERT_SPECIALS, load_tokenizer, part_digits_from_commas, save_tokenizer,
+from data.tokenizer import (ALBERT_SPECIALS, BERT_SPECIALS, load_tokenizer, part_digits_from_commas, save_tokenizer,
                             special_ids, train_tokenizer, word_starts)
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -111,6 +112,24 @@ def test_word_starts_follow_release(shared):
     other = [piece for piece, start in zip(pieces, starts) if start != is_start(piece)]
     assert all(piece in ALBERT_SPECIALS or not set(piece) & letters for piece in other)
     assert starts.dtype == bool and starts.shape == (30_000,)
+
+
+@pytest.mark.parametrize("model, split, continuing, marked", [
+    ("BPE", pre_tokenizers.ByteLevel(add_prefix_space=True), None, True), ("BPE", pre_tokenizers.Metaspace(), None, True),
+    ("BPE", pre_tokenizers.Whitespace(), "@@", True), ("WordPiece", pre_tokenizers.Whitespace(), "@@", True),
+    ("BPE", pre_tokenizers.Whitespace(), None, False), ("WordLevel", pre_tokenizers.Whitespace(), None, False)])
+def test_word_starts_of_other_models(model, split, continuing, marked):
+    prefix = {"continuing_subword_prefix": continuing} if continuing else {}
+    tokenizer = Tokenizer(getattr(models, model)(unk_token="[UNK]", **prefix))
+    tokenizer.pre_tokenizer = split
+    tokenizer.train_from_iterator(paragraphs(), getattr(trainers, f"{model.replace('BPE', 'Bpe')}Trainer")(
+        vocab_size=60 if marked else 200, special_tokens=list(BERT_SPECIALS), show_progress=False, **prefix))
+    starts, encoding = word_starts(tokenizer), tokenizer.encode("old rivers marked talking older", add_special_tokens=False)
+    if marked:
+        assert len(encoding.ids) > 6 and starts[encoding.ids].sum() == 5, encoding.tokens
+    else:
+        assert starts.all()
+    assert starts[[tokenizer.token_to_id(token) for token in BERT_SPECIALS]].all()
 
 
 def test_word_starts_of_trained(trained):

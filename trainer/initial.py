@@ -6,12 +6,20 @@ import torch
 from albert import AlbertConfig, AlbertForPretraining
 from albert.errors import ModelError
 from albert.extend import extend_positions, replace_vocabulary, switch_attention
-from albert.pretrained import checkpoint_folder
+from albert.pretrained import CHANGEABLE, checkpoint_folder
 from data import draws
 from data.tokenizer import load_tokenizer, special_ids, vocabulary_size
 
 _ATTENTION = ("attention", "conv_kernel_size", "num_landmarks", "pinv_iterations", "pinv_init", "num_features",
               "attention_window", "block_size", "blocks_per_row")
+_ARCHITECTURE = {field.name for field in fields(AlbertConfig)}
+
+
+def check_changes(keys):
+    """Raise ModelError for a key of the architecture that no checkpoint can take."""
+    allowed = (*CHANGEABLE, *_ATTENTION, "max_position_embeddings")
+    if fixed := sorted(set(keys) & _ARCHITECTURE - set(allowed)):
+        raise ModelError(f"{fixed[0]} is fixed by the checkpoint; what can change is seq_len, {', '.join(allowed)}")
 
 
 def new_model(hps):
@@ -28,8 +36,8 @@ def adapted_model(path, tokenizer, hps, changed, model_class=AlbertForPretrainin
     ``labels``: configuration keys of a task's classes. Raises ModelError for a change that no checkpoint can take.
     """
     folder = checkpoint_folder(path)
-    architecture = {field.name for field in fields(AlbertConfig)}
-    changes = {key: getattr(hps, key) for key in changed if key in architecture}
+    check_changes(changed)
+    changes = {key: getattr(hps, key) for key in changed if key in _ARCHITECTURE}
     attention = {key: changes.pop(key) for key in _ATTENTION if key in changes}
     positions = max(hps.seq_len, changes.pop("max_position_embeddings", 0))
     torch.manual_seed(draws.key(hps.seed, "initial weights"))

@@ -33,6 +33,8 @@ class Pretraining:
         store, training, heldout = split(store, hps.heldout_fraction, 2 if hps.sentence_objective == "nsp" else 1)
         self.train = pipeline.PretrainingExamples(store, training, specials, starts, seed=hps.seed,
                                                   mask_prob=hps.mask_prob, **shape)
+        if not len(self.train.ordinary_ids):
+            raise DataError("the tokenizer has no pieces but the special tokens")
         self.heldout = pipeline.PretrainingExamples(store, heldout, specials, starts, **HELDOUT, **shape)
         available = len(self.train.plan(0).label)
         if available < hps.batch_size:
@@ -57,6 +59,8 @@ class Pretraining:
         if (share := plan.length.sum() / tokens[self.train.documents].sum()) < 0.7:
             lines.append(f"an epoch reads {share:.0%} of the tokens: many sentences are longer than seq_len={hps.seq_len}, "
                          "and a part of each is drawn")
+        if hps.whole_words and all(self.train.starts_word):
+            lines.append("the tokenizer's pieces do not say where words begin: each counts as a word where masks are drawn")
         if hps.sentence_objective != "none" and (plan.label == NO_LABEL).all():
             lines.append(f"no sequence has two sentences: sentence_objective={hps.sentence_objective} is not trained")
         return lines

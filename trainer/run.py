@@ -8,6 +8,7 @@ import importlib.util
 import json
 import logging
 import os
+import shutil
 import time
 from datetime import datetime
 from pathlib import Path
@@ -49,8 +50,8 @@ class Run:
                 self._wandb = wandb.init(project="albert", name=path.name, id=path.name, resume="allow", dir=path,
                                          config=read_config(path))
             except wandb.errors.Error as error:
-                raise RunError(f"--log wandb: {str(error).splitlines()[0]}; call wandb login, or set WANDB_MODE=offline, and "
-                               f"go on with --resume {path}, or leave --log out") from None
+                raise RunError(f"--log wandb: {str(error).splitlines()[0]}; call wandb login, set WANDB_MODE=offline, or "
+                               "leave --log out") from None
 
     @property
     def checkpoints(self):
@@ -206,13 +207,22 @@ def open_run(args, task, config, trainer, state):
     process makes it; the others learn its path."""
     world = trainer.world
     if args.resume:
-        return Run(Path(args.resume), state["step"], world.is_main, args.log)
+        run = Run(Path(args.resume), state["step"], world.is_main, args.log)
+        stored = read_config(run.path)
+        places = {name: config[name] for name in ("data", "dev") if name in stored and stored[name] != config[name]}
+        if places and world.is_main:
+            checkpoints.write_json(run.path / "config.json", stored | places)       # where the next resuming finds it
+        return run
     if args.no_save:
         return Run(None)
     config = {**config, "launch": launch(), "log": args.log}
     made = [_new_folder(args.runs_dir, task, config, machine.environment(world.device))] if world.is_main else []
     path, = world.gather(made)
-    run = Run(path, writes=world.is_main, log=args.log)
+    try:
+        run = Run(path, writes=world.is_main, log=args.log)
+    except RunError:
+        shutil.rmtree(path)
+        raise
     if world.is_main:
         save_tokenizer(trainer.tokenizer, path, trainer.model.config.max_position_embeddings)
     return run

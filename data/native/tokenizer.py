@@ -138,11 +138,12 @@ def word_starts(tokenizer: Tokenizer) -> list[bool]:
     of letters, of a script with blanks between its words, and the punctuation that joins them, with at least one letter.
     """
     if tokenizer.wordpiece:
-        return [not (tokenizer.id_to_token(i) or "").startswith("##") for i in range(tokenizer.get_vocab_size())]
+        prefix = tokenizer.config["model"]["continuing_subword_prefix"]
+        return [not (prefix and (tokenizer.id_to_token(i) or "").startswith(prefix)) for i in range(tokenizer.get_vocab_size())]
     # The release takes ' < = > for no punctuation: they begin a word wherever they occur.
     joining = str.maketrans("", "", r"""!"#$%&()*+,-./:;?@[\]^_`{|}~€£""")
     pieces = [tokenizer.id_to_token(index) or "" for index in range(tokenizer.get_vocab_size())]
-    return [piece in {names[0] for names in SPECIALS} or not is_word(piece.translate(joining)) for piece in pieces]
+    return [piece in {name for names in SPECIALS for name in names} or not is_word(piece.translate(joining)) for piece in pieces]
 
 
 def is_word(text: str) -> bool:
