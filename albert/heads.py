@@ -40,8 +40,11 @@ class MaskedLMHead(nn.Module):
         inputs, device = self.transform(padded), hidden.device.type
         if torch.is_autocast_enabled(device):
             inputs = inputs.to(torch.get_autocast_dtype(device))
+        decoder = word_embeddings, self.bias
+        if not torch.is_grad_enabled():                     # a Function cannot see it: parameters "need" a gradient always
+            decoder = tuple(part.detach() for part in decoder)
         with torch.autocast(device, enabled=False):
-            return DecodedCrossEntropy.apply(inputs, word_embeddings, self.bias, labels, self.piece)
+            return DecodedCrossEntropy.apply(inputs, *decoder, labels, self.piece)
 
 
 class DecodedCrossEntropy(Function):

@@ -107,6 +107,16 @@ def test_a_fault_of_one_process_is_told(monkeypatch, capsys):
     assert leaving.value.code == 2 and capsys.readouterr().err == "error: process 1: no such disk\n"
 
 
+@pytest.mark.parametrize("fault", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("can't allocate memory")])
+def test_memory_that_runs_out_is_told_in_one_line(capsys, fault):
+    def main():
+        raise fault
+    with pytest.raises(SystemExit) as leaving:
+        command.leave_with(main)
+    said = capsys.readouterr().err
+    assert leaving.value.code == 2 and said.count("\n") == 1 and "micro_batch_size" in said
+
+
 @pytest.fixture(scope="module")
 def settings():
     hps = SimpleNamespace(**vars(HPS["pretrain", "tiny"]))

@@ -177,6 +177,18 @@ def test_the_loss_in_pieces_is_the_cross_entropy(piece):
         torch.testing.assert_close(DecodedCrossEntropy.apply(inputs, weight, bias, labels, piece)[0], expected)
 
 
+def test_no_gradient_is_formed_where_none_is_asked_for(monkeypatch):
+    asked, forward = [], DecodedCrossEntropy.forward
+    monkeypatch.setattr(DecodedCrossEntropy, "forward", staticmethod(
+        lambda ctx, *args: asked.append(any(ctx.needs_input_grad)) or forward(ctx, *args)))
+    model = model_of()
+    words, labels = model.albert.embeddings.word_embeddings.weight, torch.arange(5)
+    trained, _ = model.mlm_head.loss(torch.ones(5, 32), words, labels)
+    with torch.no_grad():
+        evaluated, _ = model.mlm_head.loss(torch.ones(5, 32), words, labels)
+    assert asked == [True, False] and torch.equal(trained, evaluated)
+
+
 @pytest.mark.parametrize("tokens", [1, 63, 64, 65, 300])
 def test_filling_up_the_rows_changes_no_loss_and_no_gradient(tokens):
     model = model_of().double()

@@ -49,6 +49,13 @@ def test_lamb_adapts_matrices_alone_whatever_the_decay(decay):
         (True, {True}), (False, {False})]
 
 
+def test_lamb_decays_what_it_does_not_adapt():
+    p = torch.nn.Parameter(torch.ones(4))
+    p.grad = torch.zeros(4)
+    LAMB([p], lr=0.1, weight_decay=0.5, adapt=False).step()
+    torch.testing.assert_close(p.detach(), torch.full((4,), 0.95))
+
+
 def test_lamb_moves_a_weight_that_is_zero():
     p = torch.nn.Parameter(torch.zeros(4, 4))
     p.grad = torch.ones(4, 4)

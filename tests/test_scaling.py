@@ -147,6 +147,21 @@ def test_weights_lie_as_products_like_them_wherever_they_come_from(tmp_path):
     assert all(tensor.data_ptr() % 64 == 0 for tensor in trainer.model.state_dict().values())
 
 
+def test_a_batch_of_little_weight_is_averaged_over_its_weight():
+    class Light(Task):
+        def counts(self, batch):
+            return {"mlm": self.weight * super().counts(batch)["mlm"], "tokens": 1}
+
+        def sums(self, model, batch):
+            return {"mlm_loss": self.weight * super().sums(model, batch)["mlm_loss"]}
+
+    norms = []
+    for weight in (1.0, 1 / 128):                                 # of class_weights: in all less than 1
+        Light.weight = weight
+        norms.append(train(2, Light())[1][0]["gradient_norm"])
+    assert norms[0] == pytest.approx(norms[1], rel=1e-5)
+
+
 def test_scaling_gives_up():
     with pytest.raises(RunError, match="not finite"):
         train(60, Task(blow_up=range(100)), LossScaler(True))

@@ -36,6 +36,14 @@ def test_a_peak_is_measured():
     assert 1e8 < peak_flops(torch.device("cpu"), None) < 1e14
 
 
+@pytest.mark.parametrize("name, peak", [("NVIDIA A100-SXM4-80GB", 312e12), ("NVIDIA H100 PCIe", 756e12), ("Tesla T4", 65e12),
+                                        ("NVIDIA RTX A1000 Laptop GPU", None), ("NVIDIA T400", None)])
+def test_the_peak_of_a_gpu_is_that_of_its_whole_name(monkeypatch, name, peak):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: name)
+    monkeypatch.setattr("trainer.flops.matmul_flops", lambda *args: None)
+    assert peak_flops(torch.device("cuda"), torch.bfloat16) == peak
+
+
 def test_every_line_says_how_it_goes(corpus, cache, tmp_path, pretrain):
     result = pretrain(arguments(corpus, cache, tmp_path, SETTINGS, ["--profile", "2"]))
     assert result.code == 0, result.err

@@ -27,13 +27,14 @@ _STATE = "training_state.json"
 
 
 def write_json(path, value):
-    """Write ``value`` to a temporary name beside ``path`` and rename it."""
-    temporary = Path(f"{path}.tmp")
-    with open(temporary, "w", encoding="utf-8") as file:
-        json.dump(value, file, indent=2)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    """Write ``value`` into the file ``path``, whole or not at all."""
+    def write(temporary):
+        with open(temporary, "w", encoding="utf-8") as file:
+            json.dump(value, file, indent=2)
+            file.flush()
+            os.fsync(file.fileno())
+
+    write_whole(path, write)
 
 
 def save(folder, step, model, tokenizer, optimizers, state):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from albert.errors import ModelError
 from data.errors import DataError
-from trainer import checkpoints
+from trainer import checkpoints, distributed
 from trainer.errors import RunError
 from trainer.run import launch, read_config, settings_of
 
@@ -117,16 +117,22 @@ def resumed_at(trainer):
 def leave_with(main, *faults):
     """Run ``main`` and exit with its code; with code 2 and one line where the user can mend it."""
     try:
-        sys.exit(main())
+        code = main()
+        distributed.leave()
+        sys.exit(code)
     except (DataError, ModelError, RunError, *faults) as fault:
         if rank := int(os.environ.get("LOCAL_RANK", 0)):
-            time.sleep(2)          # what all processes of a machine found, the first one tells; torchrun then ends the others
+            time.sleep(10)         # what all processes of a machine found, the first one tells; torchrun then ends the others
         print(f"error: process {rank}: {fault}" if rank else f"error: {fault}", file=sys.stderr)
         sys.exit(2)
     except BrokenPipeError:
         print("error: what read the output has ended; go on with --resume", file=sys.stderr)
         sys.exit(2)
     except (RuntimeError, ConnectionError) as fault:             # the latter: its tensors could not be fetched any more
+        if type(fault).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(fault):
+            print("error: memory ran out; in training a smaller micro_batch_size takes less, and so does activation_checkpointing=true, which "
+                  "changes no number and goes with --resume", file=sys.stderr)
+            sys.exit(2)
         if isinstance(fault, RuntimeError) and "DataLoader worker" not in str(fault):
             raise
         print("error: a process that builds batches was killed; where memory ran out, --set num_workers with a smaller "

@@ -18,7 +18,8 @@ class World:
     rank: int
     size: int
     device: torch.device
-    patient: object = None             # group for objects and barriers, over the network's CPU side
+    counting: object = None            # group for sums over the network's CPU side: no GPU is waited for, and a process that
+    patient: object = None             # is gone is noticed at once; likewise for objects and barriers, with `_PATIENCE`
 
     @property
     def is_main(self):
@@ -29,9 +30,9 @@ class World:
         values = list(values)
         if self.size == 1:
             return values
-        tensor = torch.tensor(values, dtype=torch.float64, device=self.device)
+        tensor = torch.tensor(values, dtype=torch.float64)
         with self._others_there():
-            dist.all_reduce(tensor)
+            dist.all_reduce(tensor, group=self.counting)
         return tensor.tolist()
 
     def gather(self, items):
@@ -106,4 +107,11 @@ def join(cpu=False):
             # After a restart torchrun hands on the same store, with the addresses of the processes that are gone.
             store = dist.PrefixStore(f"attempt-{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
         dist.init_process_group("nccl" if cuda else "gloo", store=store, rank=rank, world_size=size)
-    return World(dist.get_rank(), size, device, dist.new_group(backend="gloo", timeout=_PATIENCE))
+    return World(dist.get_rank(), size, device, dist.new_group(backend="gloo"),
+                 dist.new_group(backend="gloo", timeout=_PATIENCE))
+
+
+def leave():
+    """Undo `join` at the end of the work."""
+    if dist.is_initialized():
+        dist.destroy_process_group()

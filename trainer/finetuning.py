@@ -132,8 +132,7 @@ def weighted_cross_entropy(logits, labels, weights, hps):
 
 def forward(model, batch):
     """The model's output for a micro-batch."""
-    mask = None if batch["attention_mask"].all() else batch["attention_mask"]
-    return model(batch["input_ids"], batch["token_type_ids"], mask)
+    return model(batch["input_ids"], batch["token_type_ids"], batch.get("attention_mask"))
 
 
 def in_order(outputs):

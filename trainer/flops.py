@@ -1,4 +1,5 @@
 """Floating-point operations of training and of the machine, for the model FLOP/s utilisation (MFU) of the log."""
+import re
 import time
 
 import torch
@@ -32,7 +33,7 @@ def peak_flops(device, dtype):
     dtype = dtype or torch.float32
     if device.type == "cuda" and dtype != torch.float32:
         name = torch.cuda.get_device_name(device)
-        known = next((peak for part, peak in _PEAKS.items() if part in name), None)
+        known = next((peak for part, peak in _PEAKS.items() if re.search(rf"\b{part}\b", name)), None)
         if known is not None:
             return known
     size = 8192 if device.type == "cuda" else 768

@@ -18,7 +18,7 @@ from trainer.compiling import compile_blocks
 from trainer.errors import Diverged
 from trainer.flops import flops_per_token, peak_flops
 from trainer.fused import fuse
-from trainer.machine import autocast, autocast_dtype, choose_attention_backend, multiplies_bf16, peak_memory
+from trainer.machine import autocast, autocast_dtype, choose_attention_backend, moved, multiplies_bf16, peak_memory
 from trainer.optimizers import build_optimizers, schedule
 from trainer.profiling import profiled
 from trainer.scaling import LossScaler
@@ -36,7 +36,7 @@ class Trainer:
             tensor.data = tensor.data.clone()                       # few rows round by where their factors lie
         self.model, self.profile = model.to(world.device), profile if world.is_main else 0
         self.params = [p for p in model.parameters() if p.requires_grad]
-        self.dtype = autocast_dtype(hps.precision, world.device)
+        self.dtype = world.gather([autocast_dtype(hps.precision, world.device)])[0]       # machines may differ
         if world.is_main and self.dtype == torch.bfloat16 and not multiplies_bf16(world.device):
             print("precision=bf16: this machine has no instructions for it, float32 is many times faster here; "
                   "--set precision=auto takes what is best", flush=True)
@@ -123,8 +123,7 @@ class Trainer:
     def _update(self, micro_batches, received):
         """One optimiser step; returns the gradient norm."""
         device = self.world.device
-        batches = [(number, {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()})
-                   for number, batch in micro_batches]
+        batches = [(number, moved(batch, device)) for number, batch in micro_batches]
         counted = [self.task.counts(batch) for _, batch in micro_batches]
         names = self.task.count_names
         *totals, self.stopped = self.world.sum([*(sum(c[name] for c in counted) for name in names), received.signal])
@@ -144,7 +143,7 @@ class Trainer:
             torch.manual_seed(draws.key(self.hps.seed, "dropout", self.step, number))
             with autocast(self.dtype, device):
                 parts = self.task.sums(self.model, batch)
-            loss = sum(parts[f"{name}_loss"] / max(totals[name], 1) for name in names if f"{name}_loss" in parts)
+            loss = sum(parts[f"{name}_loss"] / (totals[name] or 1) for name in names if f"{name}_loss" in parts)
             (loss * self.scaler.scale).backward()
             for name, value in parts.items():
                 sums[name] = sums.get(name, 0) + value.detach()
@@ -241,9 +240,8 @@ class Trainer:
         self.model.eval()
         totals, outputs = dict.fromkeys((*self.task.count_names, *self.task.sum_names), 0.0), []
         for batch in batches:
-            moved = {name: tensor.to(self.world.device) for name, tensor in batch.items()}
             with autocast(self.dtype, self.world.device):
-                sums, output = self.task.predict(self.model, moved)
+                sums, output = self.task.predict(self.model, moved(batch, self.world.device))
             outputs.append(output)
             for name, value in {**self.task.counts(batch), **sums}.items():
                 totals[name] += float(value)

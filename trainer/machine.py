@@ -51,6 +51,12 @@ def autocast_dtype(precision, device):
     return dtypes[precision]
 
 
+def moved(batch, device):
+    """A micro-batch on ``device``. A mask that hides nothing stays behind: a GPU would have to be waited for to see it."""
+    return {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()
+            if name != "attention_mask" or not tensor.all()}
+
+
 def autocast(dtype, device):
     return nullcontext() if dtype is None else torch.autocast(device.type, dtype)
 

@@ -41,8 +41,8 @@ class LAMB(torch.optim.Optimizer):
             torch._foreach_add_(denominator, group["eps"])
             updates = torch._foreach_div(averages, denominator)
             torch._foreach_mul_(updates, 1 / (1 - beta1 ** step))
+            torch._foreach_add_(updates, params, alpha=decay)
             if group["adapt"]:
-                torch._foreach_add_(updates, params, alpha=decay)
                 weight_norms = torch.stack(torch._foreach_norm(params))
                 update_norms = torch.stack(torch._foreach_norm(updates))
                 ratios = torch.where((weight_norms > 0) & (update_norms > 0), weight_norms / update_norms, 1.0)

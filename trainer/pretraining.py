@@ -107,8 +107,7 @@ class Pretraining:
     def sums(self, model, batch):
         """Losses (nats) and correct predictions of a micro-batch, each summed: a dictionary of scalar tensors."""
         labels, sentence_labels = batch["mlm_labels"], batch["sentence_labels"]
-        mask = None if batch["attention_mask"].all() else batch["attention_mask"]
-        out = model(batch["input_ids"], batch["token_type_ids"], mask, batch["masked_positions"], labels)
+        out = model(batch["input_ids"], batch["token_type_ids"], batch.get("attention_mask"), batch["masked_positions"], labels)
         sums = {"mlm_loss": out.mlm_loss, "mlm_correct": out.mlm_correct}
         if out.sop_logits is not None:
             logits = out.sop_logits.float()

@@ -4,7 +4,7 @@ import time
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from trainer.machine import autocast, peak_memory
+from trainer.machine import autocast, moved, peak_memory
 
 _WARM_UP = 2             # updates before those that are profiled
 
@@ -48,12 +48,13 @@ def estimate(trainer, lengths):
     _, micro_batches = next(task.updates(task.position()))
     if not micro_batches:
         return []
-    moved = {name: tensor.to(device) for name, tensor in micro_batches[0][1].items()}
+    batch = micro_batches[0][1]
+    inputs = moved(batch, device)
     trainer.model.train()
     for _ in range(2):
         start = time.perf_counter()
         with autocast(trainer.dtype, device):
-            loss = task.sums(trainer.model, moved)[f"{task.count_names[0]}_loss"]
+            loss = task.sums(trainer.model, inputs)[f"{task.count_names[0]}_loss"]
         loss.backward()
         loss.item()
         seconds = time.perf_counter() - start
@@ -63,8 +64,8 @@ def estimate(trainer, lengths):
                 for optimizer in trainer.optimizers for group in optimizer.param_groups for p in group["params"])
     memory = peak_memory(device) + state
     passes = -(-hps.batch_size // hps.micro_batch_size)
-    rows = len(moved["input_ids"])
-    share = min(lengths.mean() * rows / task.counts(moved)["tokens"], 1)     # this micro-batch has the longest rows
+    rows = len(batch["input_ids"])
+    share = min(lengths.mean() * rows / task.counts(batch)["tokens"], 1)     # this micro-batch has the longest rows
     update = seconds * share * -(-passes // trainer.world.size)
     return [f"parameters:      {parameters:,}",
             f"tokens an epoch: {lengths.sum():,}; {hps.batch_size * hps.max_steps / len(lengths):,.1f} epochs in "

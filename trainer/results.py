@@ -1,9 +1,9 @@
 """What a fine-tuned model leaves beside its checkpoint: metrics.json and predictions.csv."""
 import csv
-import os
 
 import numpy as np
 
+from albert.pretrained import write_whole
 from trainer import checkpoints
 from trainer.errors import RunError
 
@@ -73,10 +73,11 @@ def write_predictions(path, rows):
 
 def write_table(path, rows, **layout):
     """Rows to a file in a ``layout`` of `csv.writer`; without its own line ends it would quote no lone carriage return."""
-    temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "w", newline="", encoding="utf-8") as file:
-        csv.writer(file, **layout).writerows(rows)
-    os.replace(temporary, path)
+    def write(temporary):
+        with open(temporary, "w", newline="", encoding="utf-8") as file:
+            csv.writer(file, **layout).writerows(rows)
+
+    write_whole(path, write)
 
 
 def table(results, metrics):
