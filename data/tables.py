@@ -50,7 +50,7 @@ def existing(path) -> Path:
     path = Path(path).expanduser()
     try:
         if path.is_dir():
-            raise DataError(f"{path}: a folder; name a file in it ({' '.join(SUFFIXES)})")
+            raise DataError(f"{path}: a folder; name a file in it")
         if not path.is_file():
             raise DataError(f"{path}: " + ("not a regular file" if path.exists() else f"no such file{nearest(path)}"))
     except OSError as error:                                 # its name is too long, for example
