@@ -106,7 +106,7 @@ def main():
     args = parse_arguments()
     flags, hps, keys = settings(args)
     world = begin(args)
-    machine.autocast_dtype(hps.precision, world.device)
+    machine.autocast_dtype(hps.precision, world.device)    # refuses one that this device has not, before the text is read
     asked = digest_of(flags, hps)
     if resume_auto(args, world, "pretrain", asked):
         flags, hps, keys = settings(args)
@@ -114,10 +114,11 @@ def main():
     pipeline = PIPELINES[flags.preprocess]
 
     start = checkpoint_folder(flags.init_from) if flags.init_from and not args.resume else None
+    adopted = [key for key in keys if key != "vocab_size"]                  # by a checkpoint; that one is the tokenizer's
     if start:
         config = read_model_config(start)                               # its faults are told before any text is read
         check_vocabulary(start, config, load_tokenizer(start))
-        check_changes(set(keys) - {"vocab_size"})
+        check_changes(adopted)
         if config.type_vocab_size < 2:
             raise RunError(f"{start}: type_vocab_size={config.type_vocab_size}: pretraining needs 2, for two segments")
     source = open_source(flags.data, text_field=flags.text_field, documents=flags.documents, small=flags.small)
@@ -128,15 +129,15 @@ def main():
                                         progress=not quiet, announce=world.is_main, world=world)
     size = vocabulary_size(tokenizer)
     if (flags.tokenizer or start) and not args.resume and world.is_main:
-        for key in set(keys) & {"vocab_size", "lower_case", "strip_accents"}:
-            if (key, hps.vocab_size) != ("vocab_size", size):
+        for key in keys:
+            if key in ("lower_case", "strip_accents") or key == "vocab_size" and hps.vocab_size != size:
                 print(f"{key}={getattr(hps, key)} is not used: {flags.tokenizer or start} has its own {size:,} pieces")
     hps.vocab_size, hps.pad_token_id, state = size, special_ids(tokenizer).pad, None
     if args.resume:
         path, state = world.from_main(lambda: newest_of(args.resume, store))
         model, changes = AlbertForPretraining.from_pretrained(path), []
     elif start:
-        model, changes = adapted_model(start, tokenizer, hps, set(keys) - {"vocab_size"})
+        model, changes = adapted_model(start, tokenizer, hps, adopted)
     else:
         model, changes = new_model(hps), []
     task = Pretraining(store, tokenizer, hps, world, pipeline)

@@ -57,7 +57,8 @@ class Pipeline:
         if self.tokenizer.get_vocab_size() > config.vocab_size:
             raise ModelError(f"{folder}: the tokenizer has {self.tokenizer.get_vocab_size()} tokens, but config.json says "
                              f"vocab_size={config.vocab_size}: they do not belong together")
-        self.length = min(config.max_position_embeddings, finetuned(folder).get("seq_len", config.max_position_embeddings))
+        learned = finetuned(folder).get("seq_len", 0)
+        self.length = min(config.max_position_embeddings, learned if learned >= 5 else config.max_position_embeddings)
         self.set(**options)
         self.model = self.load().to(device)
         if quantize == "int8":

@@ -130,8 +130,8 @@ def leave_with(main, *faults):
         sys.exit(2)
     except (RuntimeError, ConnectionError) as fault:             # the latter: its tensors could not be fetched any more
         if type(fault).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(fault):
-            print("error: memory ran out; in training a smaller micro_batch_size takes less, and so does activation_checkpointing=true, which "
-                  "changes no number and goes with --resume", file=sys.stderr)
+            print("error: memory ran out; in training a smaller micro_batch_size takes less, and so does "
+                  "activation_checkpointing=true, which changes no number and goes with --resume", file=sys.stderr)
             sys.exit(2)
         if isinstance(fault, RuntimeError) and "DataLoader worker" not in str(fault):
             raise
