@@ -17,7 +17,7 @@ from data.tokenizer import load_tokenizer
 from hps import HPS, SettingError, check, override
 from trainer import checkpoints
 from trainer.classification import Classification, MultiLabel, Regression
-from trainer.command import (DEFAULT_CACHE, add_process_flags, digest_of, how_to_call, how_to_resume, leave_with,
+from trainer.command import (DEFAULT_CACHE, add_process_flags, digest_of, finished_run, how_to_call, how_to_resume, leave_with,
                              refuse_changes, restore_process, resume_auto, resumed_at)
 from trainer.errors import Diverged, RunError
 from trainer.initial import adapted_model, check_vocabulary, freeze
@@ -63,8 +63,10 @@ def parse_arguments():
     args = parser.parse_args()
     if args.seeds < 1:
         parser.error(f"--seeds {args.seeds}: write a number from 1 on")
-    if args.resume and (args.no_save or args.sweep or args.seeds != 1):
-        parser.error("--resume goes on with one run in its folder: leave --no-save, --sweep and --seeds out")
+    if args.resume and args.no_save:
+        parser.error("--resume goes on in the run's folder: leave --no-save out")
+    if args.resume not in (None, "auto") and (args.sweep or args.seeds != 1):
+        parser.error("--resume RUN goes on with one run: leave --sweep and --seeds out, or write --resume auto for all of them")
     return args
 
 
@@ -185,29 +187,35 @@ def main():
     args = parse_arguments()
     flags, hps, keys = settings(args)
     world = begin(args)
-    if resume_auto(args, world, f"finetune-{flags.task}", digest_of(flags, hps)):
-        flags, hps, keys = settings(args)
     data = read_task(flags.task, flags.data, flags.dev, flags.text, flags.text_pair, flags.label, flags.small)
     if args.no_save:
         data.test = {}
-    results, left = [], 0
+    results, left, name = [], 0, f"finetune-{flags.task}"
     planned = list(variants(args, hps, keys, data.kind))                                # all are checked before the first
+    several = len(planned) > 1
     for number, (words, chosen, chosen_keys) in enumerate(planned, start=1):
-        if len(planned) > 1 and world.is_main:
+        own, asked = copy.copy(args), digest_of(flags, chosen)
+        if several and world.is_main:
             print(f"\n{words}, seed {chosen.seed} ({number} of {len(planned)})")
+        if several and args.resume == "auto":
+            if done := world.from_main(lambda: finished_run(args.runs_dir, name, asked, data.fingerprint())):
+                if world.is_main:
+                    print(f"finished before: {done[1]}")
+                results.append((words, *done))
+                continue
+        if resume_auto(own, world, name, asked):
+            flags, chosen, chosen_keys = settings(own)
         try:
-            trainer, run, scores = finetune(args, flags, chosen, chosen_keys, data, world)
+            trainer, run, scores = finetune(own, flags, chosen, chosen_keys, data, world)
         except (Diverged, SettingError) as error:        # a value that is too high ends its own run alone
-            if len(planned) == 1:
+            if not several:
                 raise
             if world.is_main:
                 print(f"error: {words}, seed {chosen.seed}: {error}", file=sys.stderr, flush=True)
             continue
         if trainer.stopped:
             if world.is_main and run.path is not None:
-                print(how_to_resume(trainer, run))
-                if number < len(planned):
-                    print(f"(that ends this run alone; {len(planned) - number} of {len(planned)} have not begun)")
+                print(how_to_resume(trainer, None if several else run))
             left = 128 + trainer.stopped
             break
         results.append((words, scores, run.path))
@@ -219,9 +227,9 @@ def main():
                       f"ask it:       {how_to_call('main-inference.py')} {shlex.quote(str(run.path))} ...")
     if not results and not left:
         raise RunError("none of the runs came to its end")
-    if len(planned) > 1 and results and world.is_main:
+    if several and results and world.is_main:
         print(f"\n{table([result[:2] for result in results], data.metrics)}")
-        *_, best = max(results, key=lambda result: trainer.task.goodness(result[1]))
+        *_, best = max(results, key=lambda result: result[1][data.metrics[0]])
         if best is not None:
             print(f"best run: {best}")
     return left

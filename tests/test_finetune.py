@@ -299,6 +299,30 @@ def test_seeds_and_sweep_end_in_one_table(checkpoint, tables, tmp_path, finetune
         assert not run_folders(tmp_path) and "--set learning_rate" not in result.err
 
 
+def test_seeds_that_were_interrupted_go_on(checkpoint, tables, tmp_path, finetune):
+    def call(folder, *flags):
+        return arguments(checkpoint, folder, "classify", *own(tables, "--label", "verdict"), "--seeds", 3, *flags,
+                         settings=["hidden_dropout_prob=0.1", "max_steps=12", "learning_rate=1e-3"])
+
+    whole = finetune(call(tmp_path / "whole"))
+    process = script("main-finetune.py", call(tmp_path / "cut"))
+    steps = (line for line in process.stdout if line.startswith("step 5/"))
+    next(steps), next(steps)                                                   # of the second run
+    process.send_signal(signal.SIGTERM)
+    said, _ = process.communicate()
+    command = said.split("go on with")[1].splitlines()[1]
+    assert "--seeds 3" in command and command.endswith("--resume auto"), said
+    result = finetune(call(tmp_path / "cut", "--resume", "auto"))
+    assert result.code == 0, result.err
+    assert result.out.count("finished before: ") == 1 and "it goes on from step" in result.out
+    assert len(run_folders(tmp_path / "cut")) == 3
+    assert result.out.strip().splitlines()[-3:-1] == whole.out.strip().splitlines()[-3:-1]
+    again = finetune(call(tmp_path / "cut", "--resume", "auto"))
+    assert again.out.count("finished before: ") == 3 and again.out.splitlines()[-3:] == result.out.splitlines()[-3:]
+    result = finetune(call(tmp_path / "cut", "--resume", str(run_folders(tmp_path / "cut")[0])))
+    assert result.code == 2 and "leave --sweep and --seeds out" in result.err
+
+
 def test_a_sweep_names_its_runs_and_the_best(checkpoint, tables, tmp_path, finetune):
     result = finetune(arguments(checkpoint, tmp_path, "classify", *own(tables, "--label", "verdict"),
                                 "--sweep", "learning_rate=0,3e-3", settings=["max_steps=60", "max_epochs=9"]))

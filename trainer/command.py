@@ -99,6 +99,19 @@ def _unfinished(runs_dir, task, digest):
     return None
 
 
+def finished_run(runs_dir, task, digest, fingerprint):
+    """(held-out scores, folder) of the newest finished run of ``task`` that was asked for by the same settings on the same
+    data, or None."""
+    for file in sorted(Path(runs_dir).glob(f"{task}-*/metrics.json"), reverse=True):
+        try:
+            config = read_config(file.parent)
+            if (config.get("asked"), config.get("fingerprint")) == (digest, fingerprint):
+                return json.loads(file.read_text(encoding="utf-8"))["dev"], file.parent
+        except (RunError, ValueError, KeyError) as fault:
+            print(f"passing over a run: {fault}", flush=True)
+    return None
+
+
 def how_to_call(script=None):
     """How to call a script, the running one where none is named, from here."""
     python = os.path.relpath(sys.executable) if sys.executable.startswith(os.getcwd()) else "python"
@@ -106,7 +119,9 @@ def how_to_call(script=None):
 
 
 def how_to_resume(trainer, run):
-    return f"stopped at step {trainer.step}; go on with\n  {how_to_call()} --resume {shlex.quote(str(run.path))}"
+    """The words after a stop; ``run`` is None for one of several, all of which the same command goes on with."""
+    flags = ["--resume", str(run.path)] if run else sys.argv[1:] + ["--resume", "auto"] * ("--resume" not in sys.argv)
+    return f"stopped at step {trainer.step}; go on with\n  {how_to_call()} {shlex.join(flags)}"
 
 
 def resumed_at(trainer):
