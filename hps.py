@@ -18,7 +18,7 @@ _common = dict(
     num_workers=0,               # processes that build batches; 0 builds them in the training process
     log_every=20,                # updates
     patience=0,                  # evaluations without a better score before training ends early; 0: never
-    keep_checkpoints=2,          # the newest ones; the best by held-out loss is kept beside them
+    keep_checkpoints=2,          # the newest ones; the best (by held-out loss; fine-tuning: by score) is kept beside them
     muon_learning_rate=0.02,     # of Muon's part where optimizer=muon
     adam_beta1=0.9,
     adam_beta2=0.999,
@@ -161,7 +161,7 @@ _pretrain_albert_tiny = dict(
     learning_rate=0.003,
     optimizer="muon",
     warmup_steps=60,
-    max_steps=540,               # ten minutes of two cores that have no bf16
+    max_steps=540,               # eight minutes of two cores that have no bf16
     mask_prob=0.3,
     heldout_fraction=0.05,
     eval_sequences=512,

@@ -49,9 +49,9 @@ def parse_arguments():
                         help="run folder, or folder or hub name in the Hugging Face layout")
     parser.add_argument("--model", help="whose hyperparameters of hps.py count (default: base or bert-base, as the "
                                         "checkpoint is); the architecture is the checkpoint's")
-    parser.add_argument("--data", help="folder in the task's own layout, or your .csv, .tsv, .jsonl or .parquet file "
-                                       "(default: from the hub)")
-    parser.add_argument("--dev", help="file to score on (default: a tenth of --data)")
+    parser.add_argument("--data", help="folder in the task's own layout, or your .csv, .tsv, .jsonl, .parquet, CoNLL or SQuAD "
+                                       "file (default, for GLUE, SQuAD and RACE: from the hub)")
+    parser.add_argument("--dev", help="file to score on, where --data is a file (default: a tenth of it)")
     parser.add_argument("--text", help="column of the text (default: text)")
     parser.add_argument("--text-pair", help="column of the second text")
     parser.add_argument("--label", help="column of the label (default: label)")

@@ -41,7 +41,8 @@ def parse_arguments():
     parser.add_argument("--documents", help="what a document is in a .txt file: file, blank-line or line "
                                             "(default: file)")
     parser.add_argument("--small", action="store_true", help="read 1 %% of the data (at least 2 MB)")
-    parser.add_argument("--tokenizer", help="tokenizer.json, run folder or SentencePiece .model (default: train one)")
+    parser.add_argument("--tokenizer", help="tokenizer.json, run folder, SentencePiece .model or BERT's vocab.txt (default: that of "
+                                            "--init-from, else train one)")
     parser.add_argument("--init-from", metavar="CHECKPOINT",
                         help="go on from a run folder, or a folder or hub name in the Hugging Face layout")
     parser.add_argument("--preprocess", help="fast, or native: text to batches in plain Python, the same and slower "

@@ -359,6 +359,7 @@ def checksum(weights) -> int:
 def write_whole(file: Path, write):
     """Let `write` write a temporary file beside `file`, then rename it: `file` is old or new, never half."""
     temporary = file.with_name(file.name + ".tmp")
+    file.parent.mkdir(parents=True, exist_ok=True)
     try:
         temporary.touch()
         mode = temporary.stat().st_mode                  # as the umask has it; safetensors' own files are the owner's alone

@@ -484,6 +484,7 @@ def test_interactive(inference, models, monkeypatch):
 
 @pytest.mark.parametrize("name", list(HEADS))
 def test_exported_programs(inference, models, tmp_path, name):
+    tmp_path = tmp_path / "not" / "there"
     result = inference([str(models / name), "--export", "torch", "--output", str(tmp_path)])
     assert result.code == 0, result.err
     model = whole_model(models / name)
@@ -502,6 +503,7 @@ def test_exported_programs(inference, models, tmp_path, name):
                                   for name in HEADS])
 def test_onnx_of_every_head(inference, models, tmp_path, name):
     pytest.importorskip("onnxscript")
+    tmp_path = tmp_path / "new"
     result = inference([str(models / name), "--export", "onnx", "--output", str(tmp_path)])
     assert result.code == 0 and "differs from PyTorch" in result.out, result.err
     assert (tmp_path / "config.json").exists() and (tmp_path / "model.onnx").stat().st_size > 10_000

@@ -1,6 +1,7 @@
 """A run's folder: settings, environment, log, TensorBoard events and curves.
 
-    runs/pretrain-2026-11-22_11-17-26/  config.json  environment.json  tokenizer.json  log.jsonl  curves.png
+    runs/pretrain-2026-11-22_11-17-26/  config.json  environment.json  tokenizer.json  tokenizer_config.json
+                                        log.jsonl  curves.png
                                         events.out.tfevents.*  checkpoints/
 """
 import fcntl
