@@ -161,12 +161,12 @@ def finetune(args, flags, hps, keys, data, world):
     task = task_class(data, train, dev, hps, world)
     trainer = Trainer(task, model, tokenizer, hps, world, args.tqdm_off or not world.is_main, args.profile)
     if args.resume:
-        if read_config(folder).get("fingerprint") != data.fingerprint():
+        if read_config(folder).get("fingerprint") != data.fingerprint:
             raise RunError(f"--resume {folder}: the data has changed since the run began; start a new run")
         trainer.restore(path, state)
     run = open_run(args, f"finetune-{flags.task}", {
         **vars(hps), **vars(flags), "kind": data.kind, "inputs": list(data.train.inputs),
-        "fingerprint": data.fingerprint(), "cpu": args.cpu, "cache_dir": args.cache_dir or DEFAULT_CACHE,
+        "fingerprint": data.fingerprint, "cpu": args.cpu, "cache_dir": args.cache_dir or DEFAULT_CACHE,
         "asked": asked}, trainer, state)
     if world.is_main:
         print(*data.notes, *(f"training: {note}" for note in train_notes), *(f"held out: {note}" for note in dev_notes),
@@ -197,16 +197,15 @@ def main():
         own, asked = copy.copy(args), digest_of(flags, chosen)
         if several and world.is_main:
             print(f"\n{words}, seed {chosen.seed} ({number} of {len(planned)})")
-        if several and args.resume == "auto":
-            if done := world.from_main(lambda: finished_run(args.runs_dir, name, asked, data.fingerprint())):
-                if world.is_main:
-                    print(f"finished before: {done[1]}")
-                results.append((words, *done))
-                continue
-        if resume_auto(own, world, name, asked):
-            flags, chosen, chosen_keys = settings(own)
+        if several and args.resume == "auto" and (done := world.from_main(
+                lambda: finished_run(args.runs_dir, name, asked, data.fingerprint))):
+            if world.is_main:
+                print(f"finished before: {done[1]}")
+            results.append((words, *done))
+            continue
+        training = settings(own) if resume_auto(own, world, name, asked) else (flags, chosen, chosen_keys)
         try:
-            trainer, run, scores = finetune(own, flags, chosen, chosen_keys, data, world)
+            trainer, run, scores = finetune(own, *training, data, world)
         except (Diverged, SettingError) as error:        # a value that is too high ends its own run alone
             if not several:
                 raise

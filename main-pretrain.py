@@ -123,6 +123,7 @@ def main():
         if config.type_vocab_size < 2:
             raise RunError(f"{start}: type_vocab_size={config.type_vocab_size}: pretraining needs 2, for two segments")
     source = open_source(flags.data, text_field=flags.text_field, documents=flags.documents, small=flags.small)
+    # the seed of a vocabulary's sample is not the run's: runs of several seeds share one, and so their held-out targets
     store, tokenizer = pipeline.prepare(source, args.cache_dir or DEFAULT_CACHE, tokenizer=flags.tokenizer or start,
                                         kind=hps.tokenizer_kind, vocab_size=hps.vocab_size, seed=0,
                                         language=hps.language, lower_case=hps.lower_case,

@@ -31,8 +31,6 @@ BATCH_TOKENS = 4096       # tokens a forward pass, padding included
 CHUNK = 256               # inputs whose windows are sorted by length together, fewer where they hold more than
 CHUNK_CHARACTERS = 1_000_000
 AHEAD = 64                # inputs that are read before they are needed
-LAST_MARKS = ("E", "L")   # of an entity's last word (BIOES, BILOU)
-ENTITY_MARKS = ("B", "I", "S", "U", *LAST_MARKS)
 IDEOGRAPHS = re.compile("[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
 PATIENCE = 0.1            # seconds that a chunk is filled for: lines that come slowly are answered as they come
 
@@ -57,7 +55,8 @@ class Pipeline:
         if self.tokenizer.get_vocab_size() > config.vocab_size:
             raise ModelError(f"{folder}: the tokenizer has {self.tokenizer.get_vocab_size()} tokens, but config.json says "
                              f"vocab_size={config.vocab_size}: they do not belong together")
-        learned = finetuned(folder).get("seq_len", 0)
+        self.settled = finetuned(folder)
+        learned = self.settled.get("seq_len", 0)
         self.length = min(config.max_position_embeddings, learned if learned >= 5 else config.max_position_embeddings)
         self.set(**options)
         self.model = self.load().to(device)
@@ -386,6 +385,8 @@ class Tag(Pipeline):
         return zip(best.indices.tolist(), best.values.tolist())
 
     def answer(self, item, windows):
+        from data.conll import OF_ENTITIES
+
         text, names, found = *item, self.labels, {}
         for window, (labels, probabilities) in windows:
             before = None
@@ -400,13 +401,13 @@ class Tag(Pipeline):
             mark, _, kind = label.partition("-")
             if label == "O":
                 continue
-            if kind and mark in ("I", *LAST_MARKS) and (kind, word) == goes_on:
+            if mark in ("I", "E", "L") and (kind, word) == goes_on:
                 entities[-1].update(end=end, text=text[entities[-1]["start"]:end],
                                     probability=min(entities[-1]["probability"], probability))
             else:
-                entities.append({"label": kind if kind and mark in ENTITY_MARKS else label, "text": text[start:end],
+                entities.append({"label": kind if kind and label.startswith(OF_ENTITIES) else label, "text": text[start:end],
                                  "start": start, "end": end, "probability": probability})
-            goes_on = (kind, word + 1) if mark in ("B", "I") else None
+            goes_on = (kind, word + 1) if kind and mark in ("B", "I") else None
         return {"entities": entities, "windows": len(windows)}
 
 
@@ -455,9 +456,8 @@ class Answer(Pipeline):
     columns = ("answer", "start", "end", "score", "no_answer_score", "windows")
 
     def set(self, threshold: float | None = None, doc_stride: int | None = None):
-        tuned = finetuned(self.folder)
-        self.threshold = tuned.get("threshold") if threshold is None else threshold
-        self.doc_stride = doc_stride or max(tuned.get("doc_stride", 128), 1)
+        self.threshold = self.settled.get("threshold") if threshold is None else threshold
+        self.doc_stride = doc_stride or max(self.settled.get("doc_stride", 128), 1)
 
     def _checked(self, item):
         from data.features import QUESTION_TOKENS

@@ -86,7 +86,6 @@ class PretrainedModel(nn.Module):
             weights[prefix + known if in_encoder else known] = weight.detach().cpu().contiguous()
         metadata = {"format": "pt", "checksum": str(checksum(weights.values()))}
         try:
-            folder.mkdir(parents=True, exist_ok=True)
             write_whole(folder / "model.safetensors", lambda path: save_file(weights, path, metadata))
             save_config(self, folder, **more)
         except (OSError, SafetensorError) as error:
@@ -357,7 +356,8 @@ def checksum(weights) -> int:
 
 
 def write_whole(file: Path, write):
-    """Let `write` write a temporary file beside `file`, then rename it: `file` is old or new, never half."""
+    """Let `write` write a temporary file beside `file`, in a folder that is made where there is none, then rename it: `file`
+    is old or new, never half."""
     temporary = file.with_name(file.name + ".tmp")
     file.parent.mkdir(parents=True, exist_ok=True)
     try:

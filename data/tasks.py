@@ -2,6 +2,7 @@
 import hashlib
 import json
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
@@ -53,6 +54,7 @@ class TaskData:
     notes: list[str] = field(default_factory=list)
     test: dict[str, Examples] = field(default_factory=dict)
 
+    @cached_property
     def fingerprint(self):
         """A digest of all examples."""
         parts = [[part.ids, part.inputs, part.labels] for part in (self.train, self.dev)]

@@ -136,17 +136,18 @@ def word_starts(tokenizer: Tokenizer) -> np.ndarray:
     pieces = [tokenizer.id_to_token(index) or "" for index in range(vocabulary_size(tokenizer))]
     if prefix := getattr(tokenizer.model, "continuing_subword_prefix", None):
         return np.array([not piece.startswith(prefix) for piece in pieces])
+    specials = {*ALBERT_SPECIALS, *BERT_SPECIALS}
     mark = next((mark for mark in "▁Ġ" if any(piece.startswith(mark) for piece in pieces)), None)
     if mark is None:
         return np.ones(len(pieces), bool)
     if mark == "Ġ":                                            # of bytes: their characters are no letters of a script
-        return np.array([piece.startswith("Ġ") or piece in ALBERT_SPECIALS + BERT_SPECIALS
-                         or set(piece) <= set(string.punctuation) for piece in pieces])
+        return np.array([piece.startswith("Ġ") or piece in specials or set(piece) <= set(string.punctuation)
+                         for piece in pieces])
     # In the release "'", "<", "=" and ">" are no punctuation, and so begin a word wherever they occur.
     joining = set(string.punctuation) - set("'<=>") | {"€", "£"}
 
     letters = [[character for character in piece if character not in joining] for piece in pieces]
-    return np.array([piece in ALBERT_SPECIALS + BERT_SPECIALS or not rest or not all(map(_is_letter, rest))
+    return np.array([piece in specials or not rest or not all(map(_is_letter, rest))
                      for piece, rest in zip(pieces, letters)])
 
 

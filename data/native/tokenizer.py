@@ -137,13 +137,14 @@ def word_starts(tokenizer: Tokenizer) -> list[bool]:
     WordPiece: a piece without ``##``. Unigram (``_is_start_piece_sp`` of ALBERT's release): every piece but those made
     of letters, of a script with blanks between its words, and the punctuation that joins them, with at least one letter.
     """
+    pieces = [tokenizer.id_to_token(index) or "" for index in range(tokenizer.get_vocab_size())]
     if tokenizer.wordpiece:
         prefix = tokenizer.config["model"]["continuing_subword_prefix"]
-        return [not (prefix and (tokenizer.id_to_token(i) or "").startswith(prefix)) for i in range(tokenizer.get_vocab_size())]
+        return [not (prefix and piece.startswith(prefix)) for piece in pieces]
     # The release takes ' < = > for no punctuation: they begin a word wherever they occur.
     joining = str.maketrans("", "", r"""!"#$%&()*+,-./:;?@[\]^_`{|}~€£""")
-    pieces = [tokenizer.id_to_token(index) or "" for index in range(tokenizer.get_vocab_size())]
-    return [piece in {name for names in SPECIALS for name in names} or not is_word(piece.translate(joining)) for piece in pieces]
+    specials = {name for names in SPECIALS for name in names}
+    return [piece in specials or not is_word(piece.translate(joining)) for piece in pieces]
 
 
 def is_word(text: str) -> bool:
