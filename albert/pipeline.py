@@ -66,6 +66,19 @@ class Pipeline:
     def load(self):
         return self.model_class.from_pretrained(self.folder, **self.changes)
 
+    def _load_for(self, part: str | None, otherwise: str = ""):
+        """The model, in silence about heads that are made anew and not asked. Raises ModelError where the checkpoint lacks
+        the part that is, a pattern of its name there."""
+        if part and not any(re.search(rf"(^|\.)({part})\.", name) for name in read_weights(self.folder)):
+            raise ModelError(f"{self.folder}: no {part.partition('|')[0]} in this checkpoint{otherwise}")
+        log = logging.getLogger("albert")
+        level = log.level
+        log.setLevel(logging.ERROR)
+        try:
+            return Pipeline.load(self)
+        finally:
+            log.setLevel(level)
+
     def set(self):
         """Take the options of the task; those without any take none."""
 
@@ -269,6 +282,9 @@ class SentenceOrder(Pipeline):
     def columns(self):
         return "in_order" if self.config.sentence_objective == "sop" else "follows", "cut"
 
+    def load(self):
+        return self._load_for("sentence_head|sop_classifier|seq_relationship")
+
     def read(self, batch, ids, types, mask):
         none = torch.zeros(0, dtype=torch.long, device=ids.device)
         return self.model(ids, types, mask, none).sop_logits.float().softmax(-1)[:, 0].tolist()
@@ -289,15 +305,7 @@ class Embed(Pipeline):
         self.pooling, self.normalize = pooling, normalize
 
     def load(self):
-        if self.pooling == "pooled" and not any(".pooler." in f".{name}" for name in read_weights(self.folder)):
-            raise ModelError(f"{self.folder}: no pooler in this checkpoint: leave pooling at mean")
-        log = logging.getLogger("albert")
-        level = log.level
-        log.setLevel(logging.ERROR)                             # a pooler that is made anew is not asked
-        try:
-            return super().load()
-        finally:
-            log.setLevel(level)
+        return self._load_for("pooler" if self.pooling == "pooled" else None, ": leave pooling at mean")
 
     def read(self, batch, ids, types, mask):
         hidden, pooled = self.model(ids, types, mask)
@@ -604,8 +612,8 @@ def _abilities(folder: Path, config: AlbertConfig) -> tuple[str, ...]:
         return ("pair", alone) if "pair" in finetuned(folder).get("inputs", ()) else (alone, "pair")
     if head == "pretraining":
         return ("fill-mask",) if config.sentence_objective == "none" else ("fill-mask", "sentence-order")
-    return {"maskedlm": ("fill-mask",), "tokenclassification": ("tag",), "questionanswering": ("qa",),
-            "multiplechoice": ("choose",)}.get(head, ())
+    return {"maskedlm": ("fill-mask",), "nextsentenceprediction": ("sentence-order",), "tokenclassification": ("tag",),
+            "questionanswering": ("qa",), "multiplechoice": ("choose",)}.get(head, ())
 
 
 def finetuned(folder: Path) -> dict:

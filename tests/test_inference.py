@@ -21,6 +21,7 @@ import pytest
 import torch
 import transformers
 from conftest import ROOT, refused
+from safetensors.torch import load_file, save_file
 from test_finetune import checkpoint  # noqa: F401
 
 import albert
@@ -128,6 +129,26 @@ def test_pairs_numbers_and_sentence_order(models):
     assert pipeline("pair", models / "number")(("sun gold", "rain"))["value"] == pytest.approx(float(number), abs=1e-6)
     assert "value" in pipeline(None, models / "number")("sun")
     assert pipeline("pair", models / "classes")(("sun " * 90, "rain"))["cut"] is True
+
+
+def test_a_head_of_next_sentences_alone_as_transformers(models, tmp_path, caplog):
+    save_tokenizer(load_tokenizer(models / "classes"), tmp_path)
+    theirs = transformers.BertForNextSentencePrediction(transformers.BertConfig(
+        vocab_size=load_tokenizer(models / "classes").get_vocab_size(), hidden_size=16, num_hidden_layers=1,
+        num_attention_heads=2, intermediate_size=32, initializer_range=0.5)).eval()
+    theirs.save_pretrained(tmp_path)
+    answer = pipeline(None, tmp_path)(("sun gold", "rain"))
+    encoding = load_tokenizer(tmp_path).encode("sun gold", "rain")
+    with torch.no_grad():
+        logits = theirs(torch.tensor([encoding.ids]), token_type_ids=torch.tensor([encoding.type_ids])).logits
+    assert answer["follows"] == pytest.approx(float(logits.softmax(-1)[0, 0]), abs=1e-6)
+    assert not [record for record in caplog.records if record.name == "albert"]
+    with pytest.raises(albert.ModelError, match="can't do fill-mask; it can do sentence-order, embed"):
+        pipeline("fill-mask", tmp_path)
+    weights = {name: weight for name, weight in load_file(tmp_path / "model.safetensors").items() if "cls" not in name}
+    save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(albert.ModelError, match="no sentence_head in this checkpoint"):
+        pipeline("sentence-order", tmp_path)
 
 
 @pytest.mark.parametrize("pooling", ["mean", "pooled"])
