@@ -66,10 +66,10 @@ class DecodedCrossEntropy(Function):
             logits[len(wanted):] = 0
             for raw, label in zip(logits[:len(wanted)].split(rows), wanted.split(rows)):
                 scores, label = raw.to(precise, copy=True).add_(bias), label[:, None]
-                best, index = scores.max(dim=-1, keepdim=True)
-                correct += (index == label).sum()
-                scores -= best
-                loss -= scores.gather(1, label).sum()
+                scores -= scores.amax(dim=-1, keepdim=True)
+                wins = scores.gather(1, label)
+                correct += (wins == 0).sum()
+                loss -= wins.sum()
                 total = scores.exp_().sum(dim=-1, keepdim=True)
                 loss += total.log().sum()
                 if differentiate:
