@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import trainer.openmp  # noqa: F401 (before torch)
 from albert import (AlbertConfig, AlbertForMultipleChoice, AlbertForQuestionAnswering, AlbertForSequenceClassification,
                     AlbertForTokenClassification)
 from albert.pretrained import checkpoint_folder, read_config as read_model_config

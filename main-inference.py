@@ -7,6 +7,7 @@ from contextlib import nullcontext
 from itertools import chain, islice
 from pathlib import Path
 
+import trainer.openmp  # noqa: F401 (before torch)
 from tqdm import tqdm
 
 from albert import ModelError, checkpoint_folder, pipeline

@@ -6,6 +6,7 @@ import shlex
 from pathlib import Path
 from types import SimpleNamespace
 
+import trainer.openmp  # noqa: F401 (before torch)
 import torch
 
 from albert import AlbertConfig, AlbertForPretraining

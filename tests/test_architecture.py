@@ -48,3 +48,9 @@ def test_native_pipeline_needs_the_standard_library_and_numpy():
 
 def test_hps_needs_the_standard_library_alone():
     assert set(imports(ROOT / "hps.py")) <= sys.stdlib_module_names
+
+
+@pytest.mark.parametrize("script", ["main-pretrain.py", "main-finetune.py", "main-inference.py"])
+def test_openmp_is_set_before_torch_is_loaded(script):
+    names = modules(ROOT / script, inside_functions=False)
+    assert next(name for name in names if name.split(".")[0] not in sys.stdlib_module_names) == "trainer.openmp"
