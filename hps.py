@@ -82,7 +82,7 @@ _finetune_tasks = {
     "rte": dict(learning_rate=3e-5, batch_size=32, max_steps=800, warmup_share=0.25, max_epochs=11),
     "mrpc": dict(learning_rate=2e-5, batch_size=32, max_steps=800, warmup_share=0.25, max_epochs=7),
     "wnli": dict(learning_rate=2e-5, batch_size=16, max_steps=2000, warmup_share=0.125, max_epochs=51),
-    "squad": dict(learning_rate=5e-5, batch_size=48, max_steps=3649, warmup_share=0.1, max_epochs=2, seq_len=384),
+    "squad": dict(learning_rate=5e-5, batch_size=48, max_steps=3649, warmup_share=365 / 3649, max_epochs=2, seq_len=384),
     "squad2": dict(learning_rate=3e-5, batch_size=48, max_steps=8144, warmup_share=0.1, max_epochs=3),
     "race": dict(learning_rate=2e-5, batch_size=32, micro_batch_size=4, max_steps=12_000, warmup_share=1 / 12,
                  max_epochs=5),

@@ -205,6 +205,7 @@ def main():
             results.append((words, *done))
             continue
         training = settings(own) if resume_auto(own, world, name, asked) else (flags, chosen, chosen_keys)
+        trainer = run = None                             # the last model and its optimisers go before the next are made
         try:
             trainer, run, scores = finetune(own, *training, data, world)
         except (Diverged, SettingError) as error:        # a value that is too high ends its own run alone

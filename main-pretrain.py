@@ -165,8 +165,10 @@ def main():
         print(f"{flags.model}: {parameters:,} parameters, {hps.attention} attention, on {world.device} in "
               f"{trainer.precision}; {len(task.train.plan(0).label):,} sequences an epoch; "
               f"{'nothing is saved' if run.path is None else f'run folder {run.path}'}{resumed_at(trainer)}", flush=True)
-    scores = trainer.fit(run)
-    run.close()
+    try:
+        scores = trainer.fit(run)
+    finally:
+        run.close()
     if world.is_main:
         report(flags, run, task, trainer, scores)
     return 128 + trainer.stopped if trainer.stopped else 0

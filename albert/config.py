@@ -83,7 +83,7 @@ class AlbertConfig:
             self.classifier_dropout_prob = self.hidden_dropout_prob if self.model_type == "bert" else 0.1
         if self.id2label is not None:
             try:
-                self.id2label = {int(index): label for index, label in self.id2label.items()}
+                self.id2label = {int(index): str(label) for index, label in self.id2label.items()}
             except (AttributeError, ValueError):
                 raise ModelError("id2label: expected an object of names by number") from None
             if sorted(self.id2label) != list(range(len(self.id2label))):

@@ -57,9 +57,8 @@ def switch_attention(model: PretrainedModel, attention: str, **options) -> str:
             keep_weights(*(getattr(module, "attend", module) for module in (block.attend, attend)))  # without convolution
         block.attend = attend.train(block.training)
     set_config(model, **{key: getattr(config, key) for key in ("attention", "conv_kernel_size", *options)})
-    message = f"attention {before.attention} -> {attention}, conv_kernel_size {before.conv_kernel_size} -> "
-    message += str(config.conv_kernel_size)
-    return message if kept or not config.conv_kernel_size else f"{message}, starting at zero"
+    return (f"attention {before.attention} -> {attention}, conv_kernel_size {before.conv_kernel_size} -> "
+            f"{config.conv_kernel_size}{'' if kept or not config.conv_kernel_size else ', starting at zero'}")
 
 
 def keep_weights(old: nn.Module, new: nn.Module):

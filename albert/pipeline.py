@@ -47,13 +47,13 @@ class Pipeline:
 
     def __init__(self, folder: Path, config: AlbertConfig, device: torch.device, dtype: torch.dtype | None,
                  quantize: str | None = None, **options):
-        from data.tokenizer import load_tokenizer, special_ids
+        from data.tokenizer import load_tokenizer, special_ids, vocabulary_size
 
         self.folder, self.config, self.device, self.dtype = folder, config, device, dtype
         self.tokenizer = load_tokenizer(folder)
         self.special = special_ids(self.tokenizer)
-        if self.tokenizer.get_vocab_size() > config.vocab_size:
-            raise ModelError(f"{folder}: the tokenizer has {self.tokenizer.get_vocab_size()} tokens, but config.json says "
+        if (size := vocabulary_size(self.tokenizer)) > config.vocab_size:
+            raise ModelError(f"{folder}: the tokenizer has {size} tokens, but config.json says "
                              f"vocab_size={config.vocab_size}: they do not belong together")
         self.settled = finetuned(folder)
         learned = self.settled.get("seq_len", 0)
@@ -248,7 +248,8 @@ class FillMask(Pipeline):
         positions = (ids == self.special.mask).flatten().nonzero().squeeze(1)
         logits = self.model(ids, types, mask, positions).mlm_logits.float()
         best = logits.softmax(-1).topk(self.top_k)
-        return zip(*(part.split([len(window["masks"]) for window in batch]) for part in (best.indices, best.values)))
+        masks = [len(window["masks"]) for window in batch]
+        return zip(*(part.cpu().split(masks) for part in (best.indices, best.values)))
 
     def answer(self, item, windows):
         text, = item
@@ -325,32 +326,32 @@ class Classify(Pipeline):
     model_class = AlbertForSequenceClassification
 
     def set(self):
-        if _is_regression(self.config) and self.config.num_labels != 1:
+        self.regression, self.several = _is_regression(self.config), self.config.problem_type == "multi_label_classification"
+        if self.regression and self.config.num_labels != 1:
             raise ModelError(f"{self.folder}: a regression of {self.config.num_labels} values; there is none for more than one")
         self.labels = _labels(self.folder, self.config)
 
     @property
     def columns(self):
-        if _is_regression(self.config):
+        if self.regression:
             return "value", "windows"
-        if self.config.problem_type == "multi_label_classification":
+        if self.several:
             return "labels", "probabilities", "windows"
         return "label", "probability", "probabilities", "windows"
 
     def read(self, batch, ids, types, mask):
         logits = self.model(ids, types, mask).float()
-        if _is_regression(self.config):
+        if self.regression:
             return logits[:, 0].tolist()
-        several = self.config.problem_type == "multi_label_classification"
-        return (logits.sigmoid() if several else logits.softmax(-1)).cpu()
+        return (logits.sigmoid() if self.several else logits.softmax(-1)).cpu()
 
     def answer(self, item, windows):
         mean, (first, _) = _mean(windows), windows[0]
         read = {"cut": first["cut"]} if "cut" in first else {"windows": len(windows)}
-        if _is_regression(self.config):
+        if self.regression:
             return {"value": mean, **read}
         probabilities = dict(zip(self.labels, mean.tolist()))
-        if self.config.problem_type == "multi_label_classification":
+        if self.several:
             return {"labels": [label for label, p in probabilities.items() if p >= 0.5],
                     "probabilities": probabilities, **read}
         best = max(probabilities, key=probabilities.get)
@@ -465,7 +466,9 @@ class Answer(Pipeline):
 
     def set(self, threshold: float | None = None, doc_stride: int | None = None):
         self.threshold = self.settled.get("threshold") if threshold is None else threshold
-        self.doc_stride = doc_stride or max(self.settled.get("doc_stride", 128), 1)
+        self.doc_stride = max(self.settled.get("doc_stride", 128), 1) if doc_stride is None else doc_stride
+        if not isinstance(self.doc_stride, int) or self.doc_stride < 1:
+            raise ModelError(f"doc_stride={doc_stride}: write a number of tokens from 1 on")
 
     def _checked(self, item):
         from data.features import QUESTION_TOKENS

@@ -15,7 +15,7 @@ from trainer.command import leave_with
 from trainer.errors import RunError
 from trainer.run import over_tokens, read_config
 
-_ASIDE = ("asked", "store", "fingerprint", "cache_dir")             # of a config: what no one sets
+_ASIDE = ("asked", "text_sha256", "fingerprint", "cache_dir", "launch")             # of a config: what no one sets
 _COUNTS = ("kind", "step", "tokens", "learning_rate", "gradient_norm", "loss_scale", "skipped_steps", "tokens_per_second",
            "mfu", "data_wait_share", "peak_memory")
 
@@ -59,6 +59,8 @@ def draw(path, names, logs):
     matplotlib.use("Agg")
     from matplotlib import pyplot
     scores = list(dict.fromkeys(name for log in logs for record in log for name in record if name not in _COUNTS))
+    if not scores:
+        raise RunError("none of the runs has logged a score yet")
     columns = min(len(scores), 4)
     lines = -(-len(scores) // columns)
     figure, axes = pyplot.subplots(lines, columns, figsize=(4.5 * columns, 3.8 * lines + 0.25 * len(names)),

@@ -1,8 +1,9 @@
 """Pretraining examples: segment pairs for the sentence objective, n-gram masks, batches.
 
 The pairs follow the ALBERT release (create_pretraining_data.py): whole consecutive sentences of one document
-fill the sequence, are split at a random sentence end into A and B, and half of the pairs are swapped. Masks
-are drawn afresh every epoch. Every draw is a pure function of (seed, epoch, sample).
+fill the sequence, are split at a random sentence end into A and B, and half of the pairs are swapped. Which sequences
+are short is drawn for each (the paper's "probability of 10 %"), in the release once a document. Masks are drawn afresh
+every epoch. Every draw is a pure function of (seed, epoch, sample).
 
 Legend: B samples, T tokens of the longest of them, M masked tokens, V pieces of the vocabulary.
 """
@@ -183,8 +184,8 @@ class PretrainingExamples:
         """Tokens to predict, (B, T) bool: a share ``mask_prob`` of the whole n-grams of words of each row.
 
         The words of a row are laid out in n-grams of random length, p(n) ∝ 1/n, of which a random choice is taken.
-        Its number is rounded up or down by a draw, so that ``mask_prob`` of the tokens is what is expected, the
-        n-grams keep their distribution, and none is ever cut.
+        Its number is rounded up or down by a draw, so that ``mask_prob`` of the tokens is what is expected and the
+        n-grams keep their distribution; none is cut but by the end of its segment.
         """
         rows, width = ordinary.shape
         number = np.arange(width)[None, :]

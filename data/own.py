@@ -9,7 +9,7 @@ from data.tables import SUFFIXES, Table
 from data.tasks import Examples, TaskData, class_names, numbered, split
 
 METRICS = {"classification": ("accuracy", "f1", "matthews"), "multilabel": ("f1", "accuracy"),
-           "regression": ("pearson", "spearman"), "tagging": ("f1", "precision", "recall", "accuracy")}
+           "regression": ("pearson", "spearman")}
 
 
 def read_own(task, path, dev=None, text="text", text_pair=None, label="label"):

@@ -38,9 +38,11 @@ class Store:
 
     def __init__(self, path: Path, meta: dict):
         self.path, self.meta = path, meta
-        self.tokens = self._map("tokens", meta["token_dtype"], meta["num_tokens"])
-        self.sentence_offsets = self._map("sentence_offsets", "<i8", meta["num_sentences"] + 1)
-        self.document_offsets = self._map("document_offsets", "<i8", meta["num_documents"] + 1)
+        self.num_tokens, self.num_sentences, self.num_documents = (
+            meta[f"num_{what}"] for what in ("tokens", "sentences", "documents"))
+        self.tokens = self._map("tokens", meta["token_dtype"], self.num_tokens)
+        self.sentence_offsets = self._map("sentence_offsets", "<i8", self.num_sentences + 1)
+        self.document_offsets = self._map("document_offsets", "<i8", self.num_documents + 1)
 
     def _map(self, name: str, dtype: str, length: int) -> np.memmap:
         file = self.path / f"{name}.bin"
@@ -48,18 +50,6 @@ class Store:
             raise DataError(f"{file}: not the {length:,} entries that meta.json says; delete {self.path} "
                             "and it is built again")
         return np.memmap(file, dtype, mode="r")
-
-    @property
-    def num_tokens(self) -> int:
-        return self.meta["num_tokens"]
-
-    @property
-    def num_sentences(self) -> int:
-        return self.meta["num_sentences"]
-
-    @property
-    def num_documents(self) -> int:
-        return self.meta["num_documents"]
 
     @staticmethod
     def open(path) -> "Store":

@@ -9,6 +9,10 @@ def test_round_trip_through_a_mapping_that_carries_other_keys():
     assert AlbertConfig.from_dict(mapping) == config
 
 
+def test_names_of_labels_are_text():
+    assert AlbertConfig(id2label={"0": None, "1": 7, "2": "yes"}).id2label == {0: "None", 1: "7", 2: "yes"}
+
+
 @pytest.mark.parametrize("attention, width", [("softmax", 0), ("nystrom", 33)])
 def test_the_default_convolution_depends_on_the_attention(attention, width):
     assert AlbertConfig(attention=attention).conv_kernel_size == width

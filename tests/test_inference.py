@@ -222,6 +222,9 @@ def test_answers_as_transformers(models):
     odds = answer["no_answer_score"] - answer["score"]
     assert pipeline("qa", models / "span", threshold=odds + 1)((question, context))["answer"] == answer["answer"]
     assert pipeline("qa", models / "span", threshold=odds - 1)((question, context))["answer"] == ""
+    for stride in (-5, 0, 1.5, "x"):
+        with pytest.raises(albert.ModelError, match=f"doc_stride={stride}: write a number of tokens"):
+            pipeline("qa", models / "span", doc_stride=stride)
 
 
 def test_windows_of_a_context_overlap(models):
@@ -472,6 +475,17 @@ def test_a_tokenizer_of_other_weights(models, tmp_path):
     tokenizer = json.loads((tmp_path / "model" / "tokenizer.json").read_text())
     tokenizer["model"]["vocab"].append(["new", -9.0])
     (tmp_path / "model" / "tokenizer.json").write_text(json.dumps(tokenizer))
+    with pytest.raises(albert.ModelError, match="do not belong together"):
+        pipeline(None, tmp_path / "model")
+
+
+def test_a_vocabulary_with_a_piece_twice_has_an_id_more_than_pieces(models, tmp_path):
+    shutil.copytree(models / "classes", tmp_path / "model")
+    (tmp_path / "model" / "tokenizer.json").unlink()
+    (tmp_path / "model" / "tokenizer_config.json").unlink()
+    size = albert.AlbertForSequenceClassification.from_pretrained(models / "classes").config.vocab_size
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "sun", "sun", *(f"w{n}" for n in range(size - 6))]
+    (tmp_path / "model" / "vocab.txt").write_text("\n".join(pieces))
     with pytest.raises(albert.ModelError, match="do not belong together"):
         pipeline(None, tmp_path / "model")
 

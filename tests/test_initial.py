@@ -55,7 +55,7 @@ def test_positions_attention_and_dropout_change_when_asked(checkpoint, corpus, c
     out, config, model = continued(checkpoint, corpus, cache, tmp_path, pretrain,
                                    ["seq_len=64", "attention=nystrom", "num_landmarks=16", "hidden_dropout_prob=0.1"])
     before = AlbertForPretraining.from_pretrained(checkpoint)
-    assert "positions extended from 40 to 64" in out and "softmax -> nystrom" in out and "hidden_dropout_prob=0.1" in out
+    assert "positions extended from 40 to 64" in out and "softmax -> nystrom" in out and "hidden_dropout_prob 0.0 -> 0.1" in out
     assert (config["attention"], config["max_position_embeddings"], config["conv_kernel_size"]) == ("nystrom", 64, 33)
     assert model.albert.embeddings.position_embeddings.weight.shape[0] == 64
     query = "encoder.attention.0.query.weight"

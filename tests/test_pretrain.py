@@ -236,6 +236,14 @@ def test_a_loss_that_is_not_finite_stops_the_run(corpus, cache, tmp_path, pretra
     refused(result, "not finite at step", "learning rate", "checkpoint")
 
 
+def test_a_model_that_has_diverged_is_not_scored(corpus, cache, tmp_path, pretrain):
+    result = pretrain(arguments(corpus, cache, tmp_path, ["learning_rate=1e30", "optimizer=adamw", "clip_norm=1e30",
+                                                          "eval_every=2", "log_every=5"]))
+    refused(result, "not finite at step 2")
+    log, = tmp_path.glob("*/log.jsonl")
+    assert log.read_text() == "" and "held out" not in result.out
+
+
 def test_resume_refuses(finished, corpus, cache, tmp_path, pretrain):
     run = finished[0]
     common = ["--cache-dir", str(cache), "--cpu", "--tqdm-off"]
@@ -275,8 +283,10 @@ def test_a_runs_folder_that_cannot_be(corpus, cache, tmp_path, pretrain):
     assert not (tmp_path / "cache").exists()
 
 
-def test_resuming_needs_no_folder_for_new_runs(finished, corpus, cache, tmp_path, pretrain, monkeypatch):
+def test_resuming_needs_no_folder_for_new_runs_and_no_record_of_the_machine(finished, corpus, cache, tmp_path, pretrain,
+                                                                            monkeypatch):
     shutil.copytree(finished[0], tmp_path / "run")
+    (tmp_path / "run" / "environment.json").unlink()
     (tmp_path / "runs").write_text("")
     monkeypatch.chdir(tmp_path)
     result = pretrain(["--resume", str(tmp_path / "run"), "--cache-dir", str(cache), "--cpu", "--tqdm-off"])

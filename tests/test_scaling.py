@@ -224,6 +224,14 @@ def test_bf16_without_instructions_is_said(monkeypatch, capsys, there, lines):
     assert capsys.readouterr().out.count("precision=auto takes what is best") == lines
 
 
+def test_compiling_pads_to_no_more_than_the_positions(monkeypatch):
+    """Linformer has no weights for more."""
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **options: None)
+    model = model_of(attention="linformer", num_landmarks=8, max_position_embeddings=130)
+    compile_blocks(model, 130, CPU)
+    assert model(torch.randint(5, 50, (2, 130))).mlm_logits.shape[1] == 130
+
+
 def test_compiling_needs_a_compiler(monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(RunError, match="no-such-compiler"):

@@ -21,12 +21,13 @@ def compile_blocks(model, seq_len, device):
         raise RunError(f"compile=true needs a C++ compiler on a CPU ({compiler} is not there); --set compile=false")
     torch._dynamo.config.recompile_limit = 4 * _LENGTHS * 2          # training and scoring, full and last micro-batch
     encoder, width, lengths = model.albert.encoder, -(-seq_len // (8 * _LENGTHS)) * 8, []
+    positions = model.config.max_position_embeddings
 
     def pad(module, inputs):
         hidden, mask = inputs
         batch, length, _ = hidden.shape
         lengths.append(length)
-        missing = -length % width
+        missing = min(-length % width, positions - length)      # Linformer has no weights for more
         if not missing:
             return None
         mask = hidden.new_ones(batch, length, dtype=torch.bool) if mask is None else mask

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from data import draws
 from data.examples import NO_LABEL
 from trainer.errors import RunError
+from trainer.micro_batches import micro_batches
 
 
 def plan_steps(hps, examples):
@@ -78,13 +79,7 @@ class Finetuning:
         return [batch for _, batch in self.micro_batches(features, np.arange(len(features)))]
 
     def micro_batches(self, features, examples):
-        examples = examples[np.argsort(-features.lengths[examples], kind="stable")]
-        size, batches = self.hps.micro_batch_size, []
-        for number, start in enumerate(range(0, len(examples), size)):
-            if number % self.world.size == self.world.rank:
-                arrays = features.batch(examples[start:start + size])
-                batches.append((number, {name: torch.from_numpy(array) for name, array in arrays.items()}))
-        return batches
+        return micro_batches([(examples, features.lengths[examples], features.batch)], self.hps.micro_batch_size, self.world)
 
     def counts(self, batch):
         return {"label": len(batch["index"]), "tokens": int(batch["attention_mask"].sum())}

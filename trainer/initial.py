@@ -6,7 +6,7 @@ import torch
 from albert import AlbertConfig, AlbertForPretraining
 from albert.errors import ModelError
 from albert.extend import extend_positions, replace_vocabulary, switch_attention
-from albert.pretrained import CHANGEABLE, checkpoint_folder
+from albert.pretrained import CHANGEABLE, checkpoint_folder, read_config
 from data import draws
 from data.tokenizer import load_tokenizer, special_ids, vocabulary_size
 
@@ -42,7 +42,8 @@ def adapted_model(path, tokenizer, hps, changed, model_class=AlbertForPretrainin
     positions = max(hps.seq_len, changes.pop("max_position_embeddings", 0))
     torch.manual_seed(draws.key(hps.seed, "initial weights"))
     model = model_class.from_pretrained(folder, **changes, **labels)
-    lines = [f"{key}={value}, as set" for key, value in changes.items()]
+    known = read_config(folder)
+    lines = [f"{key} {getattr(known, key)} -> {value}" for key, value in changes.items()]
     if attention:
         kind = attention.pop("attention", model.config.attention)
         lines.append(switch_attention(model, kind, **attention))

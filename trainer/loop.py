@@ -8,6 +8,7 @@ import signal
 import time
 from contextlib import contextmanager
 from functools import cached_property
+from types import SimpleNamespace
 
 import torch
 from tqdm import tqdm
@@ -97,13 +98,14 @@ class Trainer:
                     self.position = position
                     last = self.step == hps.max_steps
                     due = self.step % hps.log_every == 0 or last
-                    if due:
+                    evaluates = self.step % hps.eval_every == 0 or last
+                    if due or evaluates:                # no model that has diverged is scored
                         self._flush()                   # on a GPU this waits for the updates
                 bar.update()
                 if due:
                     self._log_window(bar, norm, clock)
                     clock = _Clock(self)
-                if self.step % hps.eval_every == 0 or last:
+                if evaluates:
                     scores = self.evaluate()
                     self._log_evaluation(bar, scores)
                 if self.step % hps.save_every == 0 or last or self.stopped or self.best["step"] == self.step:
@@ -244,8 +246,8 @@ class Trainer:
                 sums, output = self.task.predict(self.model, moved(batch, self.world.device))
             outputs.append(output)
             for name, value in {**self.task.counts(batch), **sums}.items():
-                totals[name] += float(value)
-        return self._scores(dict(zip(totals, self.world.sum(totals.values())))), self.world.gather(outputs)
+                totals[name] = totals[name] + (value.double() if torch.is_tensor(value) else value)    # waits for no GPU
+        return self._scores(dict(zip(totals, self.world.sum(map(float, totals.values()))))), self.world.gather(outputs)
 
     def save(self, again=False):
         """Write a checkpoint of this step; one that is there stays, unless it is to be written ``again``."""
@@ -285,14 +287,10 @@ class _Clock:
         self.waited += self.seconds - before
 
 
-class _Received:
-    signal = 0
-
-
 @contextmanager
 def _signals():
     """Note SIGINT and SIGTERM instead of dying of them; a second SIGINT interrupts at once."""
-    received = _Received()
+    received = SimpleNamespace(signal=0)
 
     def note(number, frame):
         received.signal = number

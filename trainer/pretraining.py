@@ -1,5 +1,6 @@
 """Pretraining as the loop sees it: updates from the token store, the two losses, held-out evaluation."""
 import signal
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,6 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 from data import draws, fast
 from data.errors import DataError
 from data.examples import NO_LABEL
+from trainer.micro_batches import micro_batches
 
 # Runs that differ in seed or mask_prob are scored on the same documents, pairs and masks.
 HELDOUT = dict(seed=0, mask_prob=0.15)
@@ -171,16 +173,8 @@ def _leave_signals_to_the_trainer(worker):
 
 
 def _micro_batches(examples, ranges, size, world):
-    numbered, number = [], 0
-    for epoch, start, stop in ranges:
-        samples = np.arange(start, stop)
-        samples = samples[np.argsort(-examples.plan(epoch).length[samples], kind="stable")]
-        for part in range(0, len(samples), size):
-            if number % world.size == world.rank:
-                arrays = examples.batch(epoch, samples[part:part + size])
-                numbered.append((number, {name: torch.from_numpy(array) for name, array in arrays.items()}))
-            number += 1
-    return numbered
+    return micro_batches([(np.arange(start, stop), examples.plan(epoch).length[start:stop], partial(examples.batch, epoch))
+                          for epoch, start, stop in ranges], size, world)
 
 
 def split(store, fraction, least=1):

@@ -60,8 +60,11 @@ class Run:
 
     def commands(self):
         """{"command": that of the run} and, where it was gone on with, the last one as "resumed_by"."""
-        first = json.loads((self.path / "environment.json").read_text(encoding="utf-8"))["command"]
         now = machine.command()
+        try:
+            first = json.loads((self.path / "environment.json").read_text(encoding="utf-8"))["command"]
+        except (OSError, ValueError, KeyError, TypeError):          # deleted or edited since
+            first = now
         return {"command": first} if first == now else {"command": first, "resumed_by": now}
 
     def _cut_log(self, step):
