@@ -21,7 +21,7 @@ from trainer.classification import Classification, MultiLabel, Regression
 from trainer.command import (DEFAULT_CACHE, add_process_flags, digest_of, finished_run, how_to_call, how_to_resume, leave_with,
                              refuse_changes, restore_process, resume_auto, resumed_at)
 from trainer.errors import Diverged, RunError
-from trainer.initial import adapted_model, check_vocabulary, freeze
+from trainer.initial import adapted_model, check_changes, check_vocabulary, freeze
 from trainer.finetuning import plan_steps
 from trainer.loop import Trainer
 from trainer.questions import SpanAnswering
@@ -87,6 +87,7 @@ def settings(args):
         flags.model = "base" if kind == "albert" else "bert-base"
     hps = SimpleNamespace(**vars(HPS[f"finetune-{flags.task}", flags.model]))
     keys = override(hps, args.set)
+    check_changes(keys)
     check(hps)
     return flags, hps, keys
 
@@ -122,6 +123,7 @@ def variants(args, hps, keys, kind):
             swept_keys = [*keys, *override(swept, assignments)]
         except SettingError as error:
             raise SettingError(str(error).replace("--set", "--sweep", 1)) from None
+        check_changes(swept_keys)
         check(swept)
         AlbertConfig.from_dict(vars(swept))
         KINDS[kind][1].check_options(kind, swept)
@@ -157,7 +159,7 @@ def finetune(args, flags, hps, keys, data, world):
             features(data.kind, part, tokenizer, hps.seq_len, len(data.labels), hps.doc_stride,
                      args.cache_dir or DEFAULT_CACHE) for part in (data.train, data.dev, *data.test.values()))
     if not args.resume:
-        plan_steps(hps, len(train))
+        plan_steps(hps, len(train), keys)
         check(hps)
     task = task_class(data, train, dev, hps, world)
     trainer = Trainer(task, model, tokenizer, hps, world, args.tqdm_off or not world.is_main, args.profile)

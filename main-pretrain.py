@@ -13,7 +13,7 @@ from albert import AlbertConfig, AlbertForPretraining
 from albert.pretrained import checkpoint_folder, read_config as read_model_config
 from data import fast, native
 from data.sources import NAMED_SOURCES, open_source
-from data.tokenizer import load_tokenizer, special_ids, vocabulary_size
+from data.tokenizer import MARKED_LANGUAGES, load_tokenizer, special_ids, vocabulary_size
 from hps import HPS, SettingError, check, override
 from trainer import checkpoints, machine
 from trainer.command import (DEFAULT_CACHE, add_process_flags, digest_of, how_to_call, how_to_resume, leave_with,
@@ -146,6 +146,8 @@ def main():
     task = Pretraining(store, tokenizer, hps, world, pipeline)
     trainer = Trainer(task, model, tokenizer, hps, world, quiet, args.profile)
     if world.is_main:
+        if hps.language in MARKED_LANGUAGES and hps.strip_accents and not (flags.tokenizer or start or "strip_accents" in keys):
+            print(f"language={hps.language}: its marks tell words apart; --set strip_accents=false keeps them")
         for line in task.remarks():
             print(line)
     if args.dry_run:

@@ -27,7 +27,7 @@ class Embeddings(nn.Module):
         length, positions = input_ids.shape[1], self.position_embeddings.num_embeddings
         if length > positions:
             raise ModelError(f"{length} tokens, but the model has max_position_embeddings={positions}")
-        if token_type_ids is None:
+        if token_type_ids is None or self.token_type_embeddings.num_embeddings == 1:
             segments = self.token_type_embeddings.weight[0]
         else:
             segments = self.token_type_embeddings(token_type_ids)

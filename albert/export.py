@@ -23,6 +23,9 @@ def whole_model(checkpoint) -> PretrainedModel:
     """The model of a checkpoint with the head that it was made for."""
     folder = checkpoint_folder(checkpoint)
     head = head_of(folder)
+    if head and head not in KINDS:
+        raise ModelError(f"{folder / 'config.json'}: architectures: the head {head} can't be exported; those that can are "
+                         f"{', '.join(KINDS)}")
     changes = {"sentence_objective": "none"} if head == "maskedlm" else {}
     return KINDS.get(head, Albert).from_pretrained(folder, **changes)
 
@@ -58,8 +61,9 @@ def lengths(config: AlbertConfig) -> tuple[int, int]:
 def program(model: PretrainedModel) -> torch.export.ExportedProgram:
     """The model in evaluation mode as a program with free batch and length."""
     least, longest = lengths(model.config)
-    free = {0: torch.export.Dim("batch", min=1, max=1 << 16),
-            2 if isinstance(model, AlbertForMultipleChoice) else 1: torch.export.Dim("length", min=least, max=longest)}
+    free = {0: torch.export.Dim("batch", min=1, max=1 << 16), 1: torch.export.Dim("length", min=least, max=longest)}
+    if isinstance(model, AlbertForMultipleChoice):
+        free = {0: free[0], 1: torch.export.Dim("choices", min=1, max=1 << 8), 2: free[1]}
     example = examples(model, 2, max(least, min(16, longest)))
     with torch.no_grad():
         return torch.export.export(Plain(model.eval()), example, dynamic_shapes=dict.fromkeys(INPUTS, free),
@@ -69,7 +73,7 @@ def program(model: PretrainedModel) -> torch.export.ExportedProgram:
 def examples(model: PretrainedModel, rows: int, length: int) -> tuple[torch.Tensor, ...]:
     """Inputs of that shape, of the last row an eighth tokens and the rest padding, drawn from a fixed seed."""
     draw = torch.Generator().manual_seed(0)
-    shape = (rows, 2, length) if isinstance(model, AlbertForMultipleChoice) else (rows, length)
+    shape = (rows, 3, length) if isinstance(model, AlbertForMultipleChoice) else (rows, length)
     ids = torch.randint(model.config.vocab_size, shape, generator=draw)
     mask = torch.ones_like(ids)
     mask[-1, ..., max(length // 8, 1):] = 0

@@ -102,4 +102,8 @@ class ClassificationHead(nn.Module):
         self.linear = nn.Linear(hidden_size, labels)
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        return self.linear(self.dropout(hidden))
+        hidden = self.dropout(hidden)
+        if not torch.is_autocast_enabled(hidden.device.type):
+            return self.linear(hidden)
+        with torch.autocast(hidden.device.type, enabled=False):       # bf16 has but 8 bits: 4.03125, 4.0625, ...
+            return self.linear(hidden.to(self.linear.weight.dtype))

@@ -326,7 +326,8 @@ class Classify(Pipeline):
     model_class = AlbertForSequenceClassification
 
     def set(self):
-        self.regression, self.several = _is_regression(self.config), self.config.problem_type == "multi_label_classification"
+        self.several = self.config.problem_type == "multi_label_classification"
+        self.regression = _is_regression(self.config)
         if self.regression and self.config.num_labels != 1:
             raise ModelError(f"{self.folder}: a regression of {self.config.num_labels} values; there is none for more than one")
         self.labels = _labels(self.folder, self.config)
@@ -662,7 +663,7 @@ def _mean(windows):
 
 
 def _is_regression(config: AlbertConfig) -> bool:
-    return config.problem_type == "regression" or config.num_labels == 1
+    return config.problem_type == "regression" or config.problem_type is None and config.num_labels == 1
 
 
 def _labels(folder: Path, config: AlbertConfig) -> list[str]:

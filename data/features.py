@@ -15,10 +15,10 @@ from tokenizers import Tokenizer
 
 from data.errors import DataError
 from data.examples import NO_LABEL
-from data.tokenizer import special_ids
+from data.tokenizer import UNKNOWN_SHARE, special_ids
 
 QUESTION_TOKENS = 64                 # a longer question is cut, as in the release's run_squad.py
-FORMAT = 4                           # of the cached files; a change of what they hold needs a new number
+FORMAT = 5                           # of the cached files; a change of what they hold needs a new number
 _CHUNK = 1000
 _PADDING = {"token_type_ids": 0, "tags": NO_LABEL, "words": -1}
 
@@ -77,7 +77,10 @@ def features(kind, examples, tokenizer, seq_len, num_labels=0, doc_stride=128, c
         if path.is_file():
             return _read(path)
     made, notes = _encode(kind, examples, tokenizer, seq_len, num_labels, doc_stride)
-    made.pad = special_ids(tokenizer).pad
+    special = special_ids(tokenizer)
+    made.pad = special.pad
+    if (unknown := np.mean(made.tokens["input_ids"] == special.unk)) > UNKNOWN_SHARE:
+        notes.append(f"{unknown:.0%} of the tokens are unknown to the checkpoint's vocabulary, and all read alike")
     if path is not None:
         _write(path, made, notes)
     return made, notes
@@ -136,6 +139,7 @@ def _questions(examples, tokenizer, seq_len, doc_stride):
     special, columns, targets, spans = special_ids(tokenizer), [], [], []
     asked = _encodings(_plain(tokenizer), examples.inputs["question"], add_special_tokens=False)
     told = _encodings(_plain(tokenizer), examples.inputs["context"], add_special_tokens=False, places=True)
+    second = tokenizer.encode("", "").type_ids[-1]
     cut = 0
     for number, (question, context, answers) in enumerate(zip(asked, told, examples.labels)):
         cut += len(question.ids) > QUESTION_TOKENS
@@ -161,7 +165,7 @@ def _questions(examples, tokenizer, seq_len, doc_stride):
             shift = len(head) - begin
             targets.append((number, *((answer[0] + shift, answer[1] + shift) if inside else (0, 0))))
             body = [*context.ids[begin:end], special.sep]
-            columns.append((head + body, [0] * len(head) + [1] * len(body)))
+            columns.append((head + body, [0] * len(head) + [second] * len(body)))
             outside = [-1] * len(head)
             spans.append(([*outside, *first[begin:end], -1], [*outside, *last[begin:end], -1],
                           [*(0 for _ in head), *(central[begin:end] == window), 0]))

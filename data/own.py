@@ -114,8 +114,8 @@ def _spelt_alike(tables):
     texts = {value for values in tables for value in values if isinstance(value, str)}
     if {text.lower() for text in texts} <= {"true", "false"}:
         spelt = {text: text.lower() for text in texts}
-    elif all(re.fullmatch(r"-?\d+\.0", text) for text in texts):
-        spelt = {text: text[:-2] for text in texts}
+    elif all(re.fullmatch(r"-?\d+(\.0)?", text) for text in texts):
+        spelt = {text: text.removesuffix(".0") for text in texts}
     else:
         return tables
     return [[spelt[value] if isinstance(value, str) else value for value in values] for values in tables]

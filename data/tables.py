@@ -1,5 +1,6 @@
 """Rows of table files (.csv, .tsv, .jsonl, .parquet), faults named by file and line."""
 import csv
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -82,7 +83,12 @@ def _tabbed(path):
     header = _header(path, header.split("\t"))
     for number, line in lines:
         if line or len(header) == 1:
-            yield f"line {number}", _row(path, number, header, line.split("\t"))
+            yield f"line {number}", _row(path, number, header, [_unquoted(cell) for cell in line.split("\t")])
+
+
+def _unquoted(cell):
+    """A cell as it was before pandas, csv or Excel put it in quotes, which they do where it holds one."""
+    return cell[1:-1].replace('""', '"') if re.fullmatch('"(?:[^"]|"")*"', cell) and '""' in cell[1:-1] else cell
 
 
 def _header(path, cells):

@@ -7,6 +7,7 @@ from data.glue import GLUE, read_glue
 from data.own import read_own
 from data.race import read_race
 from data.squad import VERSIONS, read_squad
+from data.tasks import repeated
 
 OWN = ("classify", "regress", "pair", "tag")
 TASKS = (*GLUE, *VERSIONS, "race", "ner", *OWN)
@@ -40,6 +41,8 @@ def read_task(task, data=None, dev=None, text="text", text_pair=None, label="lab
     else:
         read = read_race(data) if task == "race" else read_glue(task, data)
     _check_classes(read, data or task)
+    if dev:
+        read.notes += repeated(read.train, read.dev)
     return read.small() if small else read
 
 

@@ -1,6 +1,7 @@
 """What a fine-tuning task is learnt from and scored on, whatever files it comes from."""
 import hashlib
 import json
+from collections import Counter
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -69,12 +70,31 @@ class TaskData:
 
 
 def split(examples):
-    """(training, held-out) examples; a tenth is held out, by a draw that is the same for every seed."""
-    if len(examples) < 2:
-        raise DataError(f"{len(examples)} example: too few to hold one out; name a file for it with --dev")
-    order = _drawn(len(examples), "heldout")
-    number = max(1, round(HELDOUT_SHARE * len(examples)))
-    return examples.select(np.sort(order[number:])), examples.select(np.sort(order[:number]))
+    """(training, held-out) examples; a tenth is held out, by a draw that is the same for every seed. Examples of the same
+    text, and all questions about one context, stay on one side."""
+    texts = _texts(examples, ["context"] if "context" in examples.inputs else examples.inputs)
+    counts, held, left = Counter(texts), set(), max(1, round(HELDOUT_SHARE * len(examples)))
+    if len(counts) < 2:
+        raise DataError(f"{len(examples)} examples, {len(counts)} different text: too few to hold one out; name a file for it "
+                        "with --dev")
+    for index in _drawn(len(examples), "heldout"):
+        if texts[index] not in held and counts[texts[index]] <= left:
+            held.add(texts[index])
+            left -= counts[texts[index]]
+    held = held or {min(counts, key=counts.get)}
+    inside = np.array([text in held for text in texts])
+    return examples.select(np.flatnonzero(~inside)), examples.select(np.flatnonzero(inside))
+
+
+def repeated(train, dev):
+    """A note where held-out examples are in the training data too, else none."""
+    known = set(_texts(train, train.inputs))
+    number = sum(text in known for text in _texts(dev, dev.inputs))
+    return [f"{number:,} of the {len(dev):,} held-out texts are in the training data too"] if number else []
+
+
+def _texts(examples, names):
+    return [json.dumps(row) for row in zip(*(examples.inputs[name] for name in names))]
 
 
 def _drawn(number, purpose):

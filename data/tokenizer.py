@@ -30,6 +30,8 @@ SAMPLE_BYTES = 50_000_000   # SentencePiece takes about 20 bytes of memory for e
 CHARACTER_COVERAGE = 0.99995  # as ALBERT's vocabulary was trained; the rarest characters become <unk>,
 REQUIRED_CHARACTERS = string.ascii_lowercase + string.digits + string.punctuation  # but never these
 LONGEST_WORD = 1 << 20  # bytes: in Chinese a paragraph has no blank; SentencePiece passes over what is longer
+UNKNOWN_SHARE = 0.02  # of a text's tokens, above which a user should know of it
+MARKED_LANGUAGES = frozenset("bn gu hi ja km kn lo ml mr my ne pa si ta te th vi".split())  # whose vowels or tones are marks
 TRAINER_THREADS = 4  # a constant: sums of another number of parts round otherwise
 
 
@@ -37,9 +39,9 @@ def load_tokenizer(path) -> Tokenizer:
     """The tokenizer of a `tokenizer.json`, of a SentencePiece `.model`, of BERT's `vocab.txt`, or of a folder with one.
 
     A folder is a run, a checkpoint or a model in the Hugging Face layout; the first of `tokenizer.json`,
-    `spiece.model` and `vocab.txt` in it counts. Padding and truncation that the file asks for are off; a text without
-    [CLS] before it gets [CLS] and [SEP] around it.
-    Raises DataError where there is none, it can't be read or lacks a special token.
+    `spiece.model` and `vocab.txt` in it counts, with what `added_tokens.json` and `tokenizer_config.json` beside it say.
+    Padding and truncation that the file asks for are off; a text without [CLS] before it gets [CLS] and [SEP] around it.
+    Raises DataError where there is none, it can't be read, lacks a special token or is of a class that reads otherwise.
     """
     path = Path(path)
     if path.is_dir():
@@ -51,10 +53,10 @@ def load_tokenizer(path) -> Tokenizer:
     if not path.is_file():
         raise DataError(f"{path}: no such tokenizer; give a tokenizer.json, a SentencePiece .model, a vocab.txt "
                         "or a folder with one")
-    if path.suffix == ".model":
-        return _read_sentencepiece(path)
-    if path.suffix == ".txt":
-        return _read_bert_vocabulary(path)
+    settings = _json_beside(path, "tokenizer_config.json")
+    if path.suffix in (".model", ".txt"):
+        read = _read_sentencepiece if path.suffix == ".model" else _read_bert_vocabulary
+        return _segmented(_with_added(read(path, settings), path), settings)
     try:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises bare Exception for a file that it can't parse
@@ -63,10 +65,11 @@ def load_tokenizer(path) -> Tokenizer:
         special = special_ids(tokenizer)
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
+    tokenizer = _as_configured(tokenizer, path, settings)
     tokenizer.no_padding()
     tokenizer.no_truncation()
     framed = tokenizer.encode("").ids[:1] == [special.cls]       # not where it was trained without a post-processor
-    return tokenizer if framed else _frame(tokenizer)
+    return _segmented(tokenizer if framed else _frame(tokenizer), settings)
 
 
 def save_tokenizer(tokenizer: Tokenizer, folder, positions: int | None = None) -> None:
@@ -207,11 +210,11 @@ def _with_specials(tokenizer: Tokenizer, tokens) -> Tokenizer:
     return tokenizer
 
 
-def _frame(tokenizer: Tokenizer) -> Tokenizer:
-    """Make one text [CLS] A [SEP], two [CLS] A [SEP] B [SEP]."""
+def _frame(tokenizer: Tokenizer, second: int = 1) -> Tokenizer:
+    """Make one text [CLS] A [SEP], two [CLS] A [SEP] B [SEP], the latter part of the segment ``second``."""
     special = special_ids(tokenizer)
     tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS]:0 $A:0 [SEP]:0", pair="[CLS]:0 $A:0 [SEP]:0 $B:1 [SEP]:1",
+        single="[CLS]:0 $A:0 [SEP]:0", pair=f"[CLS]:0 $A:0 [SEP]:0 $B:{second} [SEP]:{second}",
         special_tokens=[("[CLS]", special.cls), ("[SEP]", special.sep)])
     return tokenizer
 
@@ -313,7 +316,7 @@ def _train_sentencepiece(counts: dict[str, int], model_type: str, vocab_size: in
     return [piece for piece in proto.pieces if piece.type == piece.NORMAL]
 
 
-def _read_sentencepiece(path: Path) -> Tokenizer:
+def _read_sentencepiece(path: Path, settings: dict) -> Tokenizer:
     from google.protobuf.message import DecodeError
     from sentencepiece import sentencepiece_model_pb2
 
@@ -326,7 +329,7 @@ def _read_sentencepiece(path: Path) -> Tokenizer:
         raise DataError(f"{path}: not a Unigram SentencePiece model, which ALBERT needs")
     vocabulary = [(piece.piece, piece.score) for piece in proto.pieces]
     unk_id = next(index for index, piece in enumerate(proto.pieces) if piece.type == piece.UNKNOWN)
-    settings = _settings_beside(path) or _as_written(piece for piece, _ in vocabulary)
+    settings = settings or _as_written(piece for piece, _ in vocabulary)
     try:
         return albert_tokenizer(vocabulary, unk_id, proto.normalizer_spec.precompiled_charsmap,
                                 settings.get("do_lower_case", True), settings.get("keep_accents", False))
@@ -342,9 +345,9 @@ def _as_written(pieces: Iterable[str]) -> dict:
     return {"do_lower_case": text == text.lower(), "keep_accents": text != plain.normalize_str(text)}
 
 
-def _settings_beside(path: Path) -> dict:
-    """The tokenizer_config.json in the folder of a vocabulary; empty where there is none."""
-    file = path.with_name("tokenizer_config.json")
+def _json_beside(path: Path, name: str) -> dict:
+    """The object in a JSON file in the folder of a vocabulary; empty where there is none."""
+    file = path.with_name(name)
     try:
         settings = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     except (ValueError, RecursionError) as error:
@@ -354,8 +357,53 @@ def _settings_beside(path: Path) -> dict:
     return settings
 
 
-def _read_bert_vocabulary(path: Path) -> Tokenizer:
-    settings = _settings_beside(path)
+def _with_added(tokenizer: Tokenizer, path: Path) -> Tokenizer:
+    """The tokenizer with the tokens that the slow tokenizers of Transformers write into a file beside its vocabulary."""
+    file, added = path.with_name("added_tokens.json"), _json_beside(path, "added_tokens.json")
+    if not all(isinstance(index, int) for index in added.values()):
+        raise DataError(f"{file}: expected an id for each token")
+    for token, index in sorted(added.items(), key=lambda item: item[1]):
+        if tokenizer.token_to_id(token) is None:
+            tokenizer.add_tokens([AddedToken(token, normalized=True)])
+        if tokenizer.token_to_id(token) != index:
+            raise DataError(f"{file}: {token} is to be {index}, but after {path.name} it is {tokenizer.token_to_id(token)}")
+    return tokenizer
+
+
+def _as_configured(tokenizer: Tokenizer, path: Path, settings: dict) -> Tokenizer:
+    """The tokenizer with BERT's normaliser as the settings of a class of BERT's have it, as in Transformers."""
+    parts, names = json.loads(tokenizer.to_str()), {
+        "do_lower_case": "lowercase", "strip_accents": "strip_accents", "tokenize_chinese_chars": "handle_chinese_chars"}
+    normalizer = parts["normalizer"] or {}
+    if not _class(settings).endswith(_BERT_CLASSES) or normalizer.get("type") != "BertNormalizer":
+        return tokenizer
+    said = {ours: settings[theirs] for theirs, ours in names.items() if theirs in settings}
+    if said == {name: normalizer[name] for name in said}:
+        return tokenizer
+    try:
+        return Tokenizer.from_str(json.dumps(parts | {"normalizer": normalizer | said}))
+    except Exception as error:  # the library raises bare Exception
+        raise DataError(f"{path.with_name('tokenizer_config.json')}: {error}") from None
+
+
+def _segmented(tokenizer: Tokenizer, settings: dict) -> Tokenizer:
+    """The tokenizer with all in segment 0 where the model is said to take no segments."""
+    names = settings.get("model_input_names")
+    return _frame(tokenizer, 0) if isinstance(names, list) and "token_type_ids" not in names else tokenizer
+
+
+_BERT_CLASSES = ("BertTokenizer", "ElectraTokenizer")          # and DistilBertTokenizer
+
+
+def _class(settings: dict) -> str:
+    return str(settings.get("tokenizer_class") or "BertTokenizer").removesuffix("Fast")
+
+
+def _read_bert_vocabulary(path: Path, settings: dict) -> Tokenizer:
+    known = *_BERT_CLASSES, "AlbertTokenizer", "PreTrainedTokenizer", "TokenizersBackend"
+    if not (kind := _class(settings)).endswith(known):
+        raise DataError(f"{path.with_name('tokenizer_config.json')}: tokenizer_class={kind}: a vocab.txt is read as "
+                        "BertTokenizer reads it, which would give this model other tokens; a tokenizer.json beside it works")
     try:
         # a piece of Chinese vocabularies is the line separator U+2028, at which splitlines would cut
         pieces = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")

@@ -342,7 +342,8 @@ def test_a_setting_that_diverges_leaves_the_others_their_table(checkpoint, table
     result = finetune(arguments(checkpoint, tmp_path, "classify", *flags, "--no-save", settings=["log_every=1"]))
     assert result.code == 2 and result.err.strip().splitlines()[-1] == "error: none of the runs came to its end"
     flags[-1] = "batch_size=16,10000"
-    result = finetune(arguments(checkpoint, tmp_path, "classify", *flags, "--no-save", settings=["warmup_steps=5"]))
+    result = finetune(arguments(checkpoint, tmp_path, "classify", *flags, "--no-save",
+                                settings=["warmup_steps=5", "max_epochs=2"]))
     assert result.code == 0 and "error: batch_size=10000, seed 0: warmup_steps=5 is not below max_steps=" in result.err
     assert result.out.strip().splitlines()[-1].split()[:2] == ["batch_size=16", "1"]
 

@@ -27,7 +27,7 @@ from test_finetune import checkpoint  # noqa: F401
 import albert
 from albert import AlbertConfig, ModelError, pipeline
 from albert.attention import KINDS
-from albert.export import Plain, examples, export_onnx, whole_model
+from albert.export import Plain, examples, export_onnx, export_torch, whole_model
 from albert.pipeline import word_spans
 from data.asking import file_rows
 from data.conll import read_sentences
@@ -145,6 +145,8 @@ def test_a_head_of_next_sentences_alone_as_transformers(models, tmp_path, caplog
     assert not [record for record in caplog.records if record.name == "albert"]
     with pytest.raises(albert.ModelError, match="can't do fill-mask; it can do sentence-order, embed"):
         pipeline("fill-mask", tmp_path)
+    with pytest.raises(albert.ModelError, match="the head nextsentenceprediction can't be exported"):
+        whole_model(tmp_path)
     weights = {name: weight for name, weight in load_file(tmp_path / "model.safetensors").items() if "cls" not in name}
     save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
     with pytest.raises(albert.ModelError, match="no sentence_head in this checkpoint"):
@@ -554,6 +556,55 @@ def test_onnx(models, tmp_path, attention):
         blocks_per_row=2, conv_kernel_size=5, initializer_range=0.3))
     assert export_onnx(model, tmp_path / "model.onnx") < 1e-4           # it runs onnxruntime on other sizes
     assert (tmp_path / "model.onnx").stat().st_size > 10_000
+
+
+def test_programs_of_multiple_choice_take_any_number_of_options(models, tmp_path):
+    pytest.importorskip("onnxscript")
+    import onnxruntime
+
+    model = albert.AlbertForMultipleChoice.from_pretrained(models / "choice")
+    export_onnx(model, tmp_path / "model.onnx")
+    export_torch(model, tmp_path / "model.pt2")
+    session, program = onnxruntime.InferenceSession(tmp_path / "model.onnx"), torch.export.load(tmp_path / "model.pt2").module()
+    for shape in ((1, 4, 16), (3, 5, 9)):
+        ids = torch.randint(5, 20, shape)
+        inputs = dict(input_ids=ids, token_type_ids=torch.zeros_like(ids), attention_mask=torch.ones_like(ids))
+        with torch.no_grad():
+            expected = model(*inputs.values())
+            assert torch.allclose(program(*inputs.values())[0], expected, atol=1e-5)
+        found, = session.run(None, {name: value.numpy() for name, value in inputs.items()})
+        assert torch.allclose(torch.from_numpy(found), expected, atol=1e-4)
+
+
+def test_heads_compute_in_float32_beside_a_bf16_encoder(models):
+    model = albert.AlbertForSequenceClassification.from_pretrained(models / "number")
+    model.classifier.linear.bias.data.fill_(100.0)
+    ids = torch.randint(5, 20, (32, 16))
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        values = model(ids)
+    assert values.dtype == torch.float32 and len(values.unique()) == 32          # in bf16 100 is followed by 100.5
+
+
+def test_one_label_of_several_is_no_number(models, tmp_path):
+    shutil.copytree(models / "number", tmp_path / "model")
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    (tmp_path / "model" / "config.json").write_text(json.dumps(config | {"problem_type": "multi_label_classification"}))
+    value, answer = pipeline(None, models / "number")("sun")["value"], pipeline(None, tmp_path / "model")("sun")
+    assert answer["probabilities"] == {"LABEL_0": pytest.approx(1 / (1 + np.exp(-value)), abs=1e-6)}
+
+
+def test_a_model_of_one_segment_reads_two_texts(models, tmp_path):
+    shutil.copytree(models / "classes", tmp_path / "model")
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    weights = load_file(tmp_path / "model" / "model.safetensors")
+    name = "albert.embeddings.token_type_embeddings.weight"
+    save_file(weights | {name: weights[name][:1].clone()}, tmp_path / "model" / "model.safetensors", {"format": "pt"})
+    (tmp_path / "model" / "config.json").write_text(json.dumps(config | {"type_vocab_size": 1}))
+    peer = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "model")
+    with torch.no_grad():
+        logits = peer(torch.tensor([load_tokenizer(tmp_path / "model").encode("sun gold", "rain").ids])).logits
+    answer = pipeline("pair", tmp_path / "model")(("sun gold", "rain"))
+    assert list(answer["probabilities"].values()) == pytest.approx(logits.softmax(-1)[0].tolist(), abs=1e-6)
 
 
 def test_hugging_face_folder(inference, models, tmp_path):

@@ -126,3 +126,17 @@ def test_padding_has_the_id_that_the_vocabulary_says(corpus, cache, tmp_path, pr
     assert result.code == 0 and "vocab_size=200 is not used" in result.out
     run, = (tmp_path / "runs").iterdir()
     assert json.loads(next(run.glob("checkpoints/*/config.json")).read_text())["pad_token_id"] == pieces.index("[PAD]")
+
+
+def test_marks_that_are_letters_and_text_that_is_unknown_are_said(corpus, cache, tmp_path, pretrain):
+    (tmp_path / "data").mkdir()
+    for number in range(12):
+        (tmp_path / "data" / f"{number}.txt").write_text(" ".join(random.Random(number).choices(RUSSIAN, k=60)), encoding="utf-8")
+    dry = lambda *settings, flags=(): pretrain(arguments(tmp_path / "data", cache, tmp_path, settings,  # noqa: E731
+                                                         ["--dry-run", *flags])).out
+    assert "language=hi: its marks tell words apart" in dry("language=hi", "vocab_size=100")
+    assert "its marks" not in dry("language=hi", "strip_accents=false", "vocab_size=100")
+    assert "unknown to" not in dry("language=ru", "vocab_size=100")
+    english = tmp_path / "english"
+    save_tokenizer(train_tokenizer((path.read_text() for path in sorted(corpus.iterdir())), "unigram", 300, 0, False), english)
+    assert "% of the tokens are unknown to the vocabulary" in dry("language=ru", flags=("--tokenizer", str(english)))

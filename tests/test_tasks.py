@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import datasets
 import numpy as np
+import pandas
 import pyarrow.parquet
 import pytest
 import torch
@@ -12,19 +13,20 @@ import transformers
 from test_finetune import BAD, FILLER, GOOD, checkpoint, sentence  # noqa: F401
 
 import albert
+from data import draws
 from data.conll import read_sentences
 from data.errors import DataError
 from data.examples import NO_LABEL
 from data.features import features
 from data.spans import best_spans
 from data.task_files import read_task
-from data.tasks import Examples, TaskData
+from data.tasks import Examples, TaskData, split
 from data.tokenizer import load_tokenizer
 from hps import HPS
 from trainer import answers, metrics
 from trainer.classification import Classification, MultiLabel, Regression
 from trainer.distributed import World
-from trainer.finetuning import Finetuning
+from trainer.finetuning import Finetuning, plan_steps
 from trainer.questions import SpanAnswering
 from trainer.tagging import Tagging
 
@@ -480,6 +482,59 @@ def test_the_same_labels_from_every_format(tmp_path):
         (tmp_path / "dev.csv").write_text(f"text,label\nx,{labels.split()[0]}\n")
         read = read_task("classify", str(tmp_path / "a.csv"), str(tmp_path / "dev.csv"))
         assert read.labels == names and read.dev.labels == [read.train.labels[0]]
+
+
+def test_what_is_held_out_is_in_no_training_example(tmp_path):
+    def ids(texts, kind="text"):
+        count = len(texts)
+        train, held = split(Examples(numbers(count), {kind: texts, "question": numbers(count)} if kind == "context" else
+                                     {kind: texts}, list(range(count))))
+        assert not set(train.inputs[kind]) & set(held.inputs[kind])
+        return sorted(train.labels + held.labels), held.labels
+
+    alone = ids(numbers(200))
+    order = np.argsort(draws.bits(draws.key("heldout"), np.arange(200)))
+    assert alone[1] == sorted(order[:20].tolist())                     # as without any repetition
+    for texts, kind, number in ((numbers(60) * 4, "text", 24), (numbers(25) * 8, "context", 16)):
+        everything, held = ids(texts, kind)
+        assert everything == list(range(len(texts))) and len(held) == number
+    assert len(ids(["a"] * 30 + ["b"] * 5)[1]) == 5                      # neither is small enough: the smaller
+    with pytest.raises(DataError, match="35 examples, 1 different text: too few"):
+        ids(["a"] * 35)
+
+
+def test_held_out_texts_that_are_trained_on_are_counted(tmp_path):
+    (tmp_path / "dev.csv").write_text("text,label\nx,a\nz,b\n")
+    read = own(tmp_path, "a.csv", "text,label\nx,a\ny,b\n", dev=str(tmp_path / "dev.csv"))
+    assert read.notes == ["1 of the 2 held-out texts are in the training data too"]
+
+
+def test_tables_parted_by_tabs_as_pandas_writes_them(tmp_path):
+    rows = [('he said "hi", ok', '["a", "b"]'), ('"all of it"', '["b"]'), ("plain", "[]")] * 5
+    pandas.DataFrame(rows, columns=["text", "label"]).to_csv(tmp_path / "pandas.tsv", sep="\t", index=False)
+    read = read_task("classify", str(tmp_path / "pandas.tsv"), str(tmp_path / "pandas.tsv"))
+    assert read.kind == "multilabel" and read.labels == ["a", "b"]
+    assert read.train.inputs["text"][:3] == [text for text, _ in rows[:3]]
+    plain = own(tmp_path, "plain.tsv", 'text\tlabel\n"x"\ta\n5" disk\tb\n', dev=str(tmp_path / "plain.tsv"))
+    assert plain.train.inputs["text"] == ['"x"', '5" disk']
+
+
+def test_whole_numbers_written_in_two_ways_are_one_class(tmp_path):
+    read = own(tmp_path, "a.csv", "text,label\n" + "".join(f"t{n},{label}\n" for n, label in enumerate(["1", "1.0", "2"] * 9)))
+    assert read.labels == ["1", "2"]
+
+
+@pytest.mark.parametrize("keys, updates", [((), 12), (("max_steps",), 500), (("max_steps", "max_epochs"), 12), (("max_epochs",), 12)])
+def test_a_number_of_updates_that_was_set_counts(keys, updates):
+    hps = hyperparameters(max_steps=500, max_epochs=3, batch_size=16)
+    plan_steps(hps, 60, keys)
+    assert hps.max_steps == updates
+
+
+def test_text_that_the_vocabulary_cannot_spell_is_said(tokenizer):
+    for text, said in (("книга", True), ("the", False)):
+        _, notes = features("classification", Examples(["0"], {"text": [text]}, [0]), tokenizer, 32)
+        assert any("unknown to the checkpoint's vocabulary" in note for note in notes) == said
 
 
 def test_ids_that_pandas_made_numbers(tmp_path):

@@ -269,6 +269,56 @@ def test_vocab_txt_as_transformers(tmp_path):
             assert ours.encode(text).ids == theirs(text)["input_ids"]
 
 
+TEXTS = ["Hello [E1] newword World", "Ä b", "hello world"]
+PIECES = [*BERT_SPECIALS, "hello", "world", "new", "##word", "a", "b", "[", "]", "e", "##1"]
+
+
+@pytest.fixture
+def bert_folder(tmp_path):
+    (tmp_path / "vocab.txt").write_text("\n".join(PIECES) + "\n")
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+
+    def configured(**settings):
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "BertTokenizer"} | settings))
+        return tmp_path
+    return configured
+
+
+def test_a_vocabulary_of_another_class_is_refused(bert_folder):
+    with pytest.raises(DataError, match="tokenizer_class=BertJapaneseTokenizer.*tokenizer.json beside it works"):
+        load_tokenizer(bert_folder(tokenizer_class="BertJapaneseTokenizer"))
+
+
+def test_tokens_added_beside_a_vocabulary(bert_folder):
+    from transformers import AutoTokenizer
+    folder = bert_folder()
+    (folder / "added_tokens.json").write_text(json.dumps({"newword": len(PIECES) + 1, "[E1]": len(PIECES)}))
+    theirs = AutoTokenizer.from_pretrained(folder)
+    theirs.add_tokens(["[E1]", "newword"])
+    assert [load_tokenizer(folder).encode(text).ids for text in TEXTS] == [theirs(text)["input_ids"] for text in TEXTS]
+    for content, words in (({"[E1]": 99}, r"\[E1\] is to be 99, but after vocab.txt it is 15"), ({"x": "1"}, "an id for each")):
+        (folder / "added_tokens.json").write_text(json.dumps(content))
+        with pytest.raises(DataError, match=words):
+            load_tokenizer(folder)
+
+
+def test_the_configuration_of_a_bert_tokenizer_counts(bert_folder):
+    from transformers import AutoTokenizer
+    save_tokenizer(load_tokenizer(bert_folder()), bert_folder())
+    for settings in ({"do_lower_case": False}, {"strip_accents": False}, {}):
+        folder = bert_folder(**settings, pad_token="[PAD]")
+        theirs = AutoTokenizer.from_pretrained(folder)
+        assert [load_tokenizer(folder).encode(text).ids for text in TEXTS] == [theirs(text)["input_ids"] for text in TEXTS]
+    with pytest.raises(DataError, match="tokenizer_config.json"):
+        load_tokenizer(bert_folder(do_lower_case="yes"))
+
+
+def test_a_model_that_takes_no_segments_gets_none(bert_folder):
+    for names, segments in ((["input_ids", "attention_mask"], {0}), (["input_ids", "token_type_ids"], {0, 1})):
+        encoded = load_tokenizer(bert_folder(model_input_names=names)).encode("hello", "world")
+        assert set(encoded.type_ids) == segments and len(encoded.ids) == 5
+
+
 def test_a_cased_sentencepiece_folder_as_transformers(tmp_path):
     from transformers import AlbertTokenizer
     text = ["Anna lives in the Café then", "Élan of Bob in Paris, naïve", "Rome is not Paris"] * 40

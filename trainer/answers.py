@@ -47,7 +47,8 @@ def evaluate(answers, odds, golds):
     level = np.concatenate([[-np.inf], np.asarray(odds)[order]])
     ends = np.append(level[1:] > level[:-1], True)               # equal odds are answered together or not at all
     chosen = np.flatnonzero(ends)[gains[ends].argmax()]
-    threshold = float(level[chosen]) if chosen else float(level[1]) - 1.0
+    above = level[chosen + 1] if chosen + 1 < len(level) else level[chosen] + 2.0       # halfway: rounding flips no answer
+    threshold = float(level[chosen] + above) / 2 if chosen else float(level[1]) - 1.0
     given = np.asarray(odds) <= threshold
     return {"f1": float(np.where(given, overlap, nothing).mean()),
             "exact_match": float(np.where(given, exact, nothing).mean()), "threshold": threshold}

@@ -9,10 +9,12 @@ from trainer.errors import RunError
 from trainer.micro_batches import micro_batches
 
 
-def plan_steps(hps, examples):
-    """Fill in the numbers of updates that depend on how many examples there are."""
+def plan_steps(hps, examples, keys=()):
+    """Fill in the numbers of updates that depend on how many examples there are. ``max_epochs`` caps ``max_steps``, unless
+    the latter alone is among the ``keys`` that a user has set."""
     epoch = -(-examples // hps.batch_size)
-    hps.max_steps = min(hps.max_steps or hps.max_epochs * epoch, hps.max_epochs * epoch)
+    if not hps.max_steps or "max_epochs" in keys or "max_steps" not in keys:
+        hps.max_steps = min(hps.max_steps or hps.max_epochs * epoch, hps.max_epochs * epoch)
     if hps.warmup_steps is None:
         hps.warmup_steps = int(hps.warmup_share * hps.max_steps)
     hps.eval_every = hps.eval_every or max(epoch // 4, 1)

@@ -19,7 +19,8 @@ def check_changes(keys):
     """Raise ModelError for a key of the architecture that no checkpoint can take."""
     allowed = (*CHANGEABLE, *_ATTENTION, "max_position_embeddings")
     if fixed := sorted(set(keys) & _ARCHITECTURE - set(allowed)):
-        raise ModelError(f"{fixed[0]} is fixed by the checkpoint; what can change is seq_len, {', '.join(allowed)}")
+        shown = dict.fromkeys(key for key in allowed if key not in ("num_labels", "id2label", "problem_type"))  # of the task
+        raise ModelError(f"{fixed[0]} is fixed by the checkpoint; what can change is seq_len, {', '.join(shown)}")
 
 
 def new_model(hps):

@@ -11,7 +11,9 @@ def classification(names, gold, predicted, average):
     known = {"accuracy": lambda: sklearn_metrics.accuracy_score(gold, predicted),
              "f1": lambda: sklearn_metrics.f1_score(gold, predicted, average=average, zero_division=0),
              "matthews": lambda: sklearn_metrics.matthews_corrcoef(gold, predicted)}
-    return {name: float(known[name]()) for name in names}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)                  # of predictions that are all of one class
+        return {name: float(known[name]()) for name in names}
 
 
 def regression(names, gold, predicted):

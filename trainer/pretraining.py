@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 from data import draws, fast
 from data.errors import DataError
 from data.examples import NO_LABEL
+from data.tokenizer import UNKNOWN_SHARE
 from trainer.micro_batches import micro_batches
 
 # Runs that differ in seed or mask_prob are scored on the same documents, pairs and masks.
@@ -61,6 +62,9 @@ class Pretraining:
         if (share := plan.length.sum() / tokens[self.train.documents].sum()) < 0.7:
             lines.append(f"an epoch reads {share:.0%} of the tokens: many sentences are longer than seq_len={hps.seq_len}, "
                          "and a part of each is drawn")
+        unknown = np.mean(self.train.store.tokens[:10_000_000] == self.train.specials.unk)
+        if unknown > UNKNOWN_SHARE:
+            lines.append(f"{unknown:.0%} of the tokens are unknown to the vocabulary, and all read alike: take another --tokenizer")
         if hps.whole_words and all(self.train.starts_word):
             lines.append("the tokenizer's pieces do not say where words begin: each counts as a word where masks are drawn")
         if hps.sentence_objective != "none" and (plan.label == NO_LABEL).all():
