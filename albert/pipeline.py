@@ -24,7 +24,7 @@ from albert.config import AlbertConfig
 from albert.errors import ModelError
 from albert.models import (Albert, AlbertForMultipleChoice, AlbertForPretraining, AlbertForQuestionAnswering,
                            AlbertForSequenceClassification, AlbertForTokenClassification)
-from albert.pretrained import checkpoint_folder, head_of, read_config, read_json, read_weights
+from albert.pretrained import checkpoint_folder, head_of, read_config, read_json
 
 OVERLAP = 0.25            # of a window with the next
 BATCH_TOKENS = 4096       # tokens a forward pass, padding included
@@ -66,18 +66,20 @@ class Pipeline:
     def load(self):
         return self.model_class.from_pretrained(self.folder, **self.changes)
 
-    def _load_for(self, part: str | None, otherwise: str = ""):
+    def _load_for(self, *parts: str, otherwise: str = ""):
         """The model, in silence about heads that are made anew and not asked. Raises ModelError where the checkpoint lacks
-        the part that is, a pattern of its name there."""
-        if part and not any(re.search(rf"(^|\.)({part})\.", name) for name in read_weights(self.folder)):
-            raise ModelError(f"{self.folder}: no {part.partition('|')[0]} in this checkpoint{otherwise}")
+        one of the ``parts``, which are."""
         log = logging.getLogger("albert")
         level = log.level
         log.setLevel(logging.ERROR)
         try:
-            return Pipeline.load(self)
+            model = Pipeline.load(self)
         finally:
             log.setLevel(level)
+        lacking = next((part for part in parts if {part, f"albert.{part}"} & set(model.anew)), None)
+        if lacking:
+            raise ModelError(f"{self.folder}: no {lacking} in this checkpoint{otherwise}")
+        return model
 
     def set(self):
         """Take the options of the task; those without any take none."""
@@ -284,7 +286,7 @@ class SentenceOrder(Pipeline):
         return "in_order" if self.config.sentence_objective == "sop" else "follows", "cut"
 
     def load(self):
-        return self._load_for("sentence_head|sop_classifier|seq_relationship")
+        return self._load_for("sentence_head", "pooler")
 
     def read(self, batch, ids, types, mask):
         none = torch.zeros(0, dtype=torch.long, device=ids.device)
@@ -306,7 +308,7 @@ class Embed(Pipeline):
         self.pooling, self.normalize = pooling, normalize
 
     def load(self):
-        return self._load_for("pooler" if self.pooling == "pooled" else None, ": leave pooling at mean")
+        return self._load_for(*["pooler"] * (self.pooling == "pooled"), otherwise=": leave pooling at mean")
 
     def read(self, batch, ids, types, mask):
         hidden, pooled = self.model(ids, types, mask)

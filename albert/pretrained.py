@@ -46,8 +46,8 @@ class PretrainedModel(nn.Module):
         path: a run folder (its newest undamaged checkpoint), a checkpoint folder, or a folder or hub name in
         the Hugging Face layout. changes: configuration keys that differ from the folder's, out of
         `CHANGEABLE`; with other labels than the folder's a classifier is begun anew, with the same in another
-        order it gives its answers in that one. A head that the folder lacks is initialised, which is logged. On CPU
-        the weights are the file's own pages.
+        order it gives its answers in that one. A head that the folder lacks is initialised, which is logged; `anew` names
+        all such. On CPU the weights are the file's own pages.
 
         Raises ModelError for a folder without a model, an unreachable hub, damaged files, and weights that
         are missing, unexpected or of another shape than the configuration implies.
@@ -65,13 +65,13 @@ class PretrainedModel(nn.Module):
         stored = read_weights(folder)
         if "id2label" in changes:
             stored = relabelled(stored, read_config(folder).id2label, config.id2label)
-        weights, anew = match_weights(model, stored, folder, new_labels)
+        weights, model.anew = match_weights(model, stored, folder, new_labels)
         model.load_state_dict(weights, strict=False, assign=True)
-        for name in anew:
+        for name in model.anew:
             model.get_submodule(name).to_empty(device="cpu")
             initialize(model.get_submodule(name), config)
-        if anew:
-            logger.warning("%s: %s not in the checkpoint, initialised anew", folder, ", ".join(anew))
+        if model.anew:
+            logger.warning("%s: %s not in the checkpoint, initialised anew", folder, ", ".join(model.anew))
         return model.eval()
 
     def save_pretrained(self, folder: str | os.PathLike, **more):

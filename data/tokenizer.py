@@ -372,13 +372,13 @@ def _with_added(tokenizer: Tokenizer, path: Path) -> Tokenizer:
 
 def _as_configured(tokenizer: Tokenizer, path: Path, settings: dict) -> Tokenizer:
     """The tokenizer with BERT's normaliser as the settings of a class of BERT's have it, as in Transformers."""
-    parts, names = json.loads(tokenizer.to_str()), {
-        "do_lower_case": "lowercase", "strip_accents": "strip_accents", "tokenize_chinese_chars": "handle_chinese_chars"}
-    normalizer = parts["normalizer"] or {}
-    if not _class(settings).endswith(_BERT_CLASSES) or normalizer.get("type") != "BertNormalizer":
-        return tokenizer
+    names = {"do_lower_case": "lowercase", "strip_accents": "strip_accents", "tokenize_chinese_chars": "handle_chinese_chars"}
     said = {ours: settings[theirs] for theirs, ours in names.items() if theirs in settings}
-    if said == {name: normalizer[name] for name in said}:
+    if not said or not _class(settings).endswith(_BERT_CLASSES):
+        return tokenizer
+    parts = json.loads(tokenizer.to_str())
+    normalizer = parts["normalizer"] or {}
+    if normalizer.get("type") != "BertNormalizer" or said == {name: normalizer[name] for name in said}:
         return tokenizer
     try:
         return Tokenizer.from_str(json.dumps(parts | {"normalizer": normalizer | said}))

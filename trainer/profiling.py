@@ -34,7 +34,8 @@ def _report(profiler, count, device, path):
     where = "self_device_time_total" if device.type == "cuda" else "self_cpu_time_total"
     rows = sorted(profiler.key_averages(), key=lambda row: -getattr(row, where))
     total = sum(getattr(row, where) for row in rows) or 1
-    print(f"{count} updates profiled{f', trace in {path}' if path else ''}; the five costliest operations, with evaluations between them:")
+    print(f"{count} updates profiled{f', trace in {path}' if path else ''}; the five costliest operations, with evaluations "
+          "between them:")
     for row in rows[:5]:
         spent = getattr(row, where)
         print(f"  {spent / total:6.1%}  {spent / 1000 / count:9.2f} ms an update  {row.count:7,} calls  {row.key}",
