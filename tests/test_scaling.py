@@ -2,17 +2,21 @@
 import copy
 import math
 import signal
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
 import torch
 
 from albert import AlbertConfig, AlbertForPretraining
+from albert.attention import KINDS
+from data.examples import NO_LABEL
 from hps import HPS
 from trainer.compiling import compile_blocks
 from trainer.distributed import World
 from trainer.errors import RunError
 from trainer.loop import Trainer
+from trainer.pretraining import Pretraining
 from trainer.scaling import LossScaler
 
 CPU = torch.device("cpu")
@@ -236,3 +240,30 @@ def test_compiling_needs_a_compiler(monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(RunError, match="no-such-compiler"):
         compile_blocks(model_of(), 64, CPU)
+
+
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_update_on_another_device_neither_mixes_devices_nor_waits(kind, padded, monkeypatch):
+    """On PyTorch's device of tensors without data, as a stand-in for a GPU, an operation with a tensor of the CPU fails, and
+    so does whatever would read a number back. That device knows no autocast."""
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda device: False)
+    monkeypatch.setattr(torch, "autocast", lambda *args, **kwargs: nullcontext())
+
+    class Rows(Task):
+        count_names, sum_names, sums = Pretraining.count_names, Pretraining.sum_names, Pretraining.sums
+
+        def counts(self, batch):
+            return {"mlm": 5, "sentence": 2, "tokens": 100}
+    batch = {"input_ids": torch.full((2, 64), 7), "token_type_ids": torch.zeros(2, 64, dtype=torch.int64),
+             "attention_mask": torch.arange(64).lt(64 - 28 * padded).expand(2, 64),
+             "masked_positions": torch.arange(5), "mlm_labels": torch.arange(5), "sentence_labels": torch.tensor([0, NO_LABEL])}
+    hps = SimpleNamespace(**vars(HPS["pretrain", "tiny"]))
+    vars(hps).update(optimizer="lamb", max_steps=2, warmup_steps=1, seq_len=64, precision="fp32")
+    model = model_of(attention=kind, num_landmarks=16, block_size=8, attention_window=16, conv_kernel_size=9)
+    trainer = Trainer(Rows(), model, None, hps, World(0, 1, torch.device("meta")), quiet=True)
+    for _ in range(2):
+        norm = trainer._update([(0, batch), (1, batch)], SimpleNamespace(signal=0))
+    assert norm.device.type == "meta"
+    with pytest.raises((RuntimeError, NotImplementedError)):
+        float(norm)
