@@ -3,11 +3,13 @@ import errno
 import json
 import os
 import random
+import resource
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -115,6 +117,39 @@ def test_a_signal_saves_and_leaves(finished, corpus, cache, tmp_path, number):
     process = script("main-pretrain.py", ["--resume", str(run), "--cache-dir", str(cache), "--cpu", "--tqdm-off"])
     process.communicate(timeout=300)
     assert losses(run) == losses(finished[0])
+
+
+def test_updates_of_many_micro_batches_open_few_files(corpus, cache, tmp_path):
+    """Systems allow 1,024 by default, and the recipe has 128 micro-batches an update."""
+    settings = ["batch_size=100", "micro_batch_size=1", "num_workers=2", "max_steps=3", "warmup_steps=0"]
+    process = script("main-pretrain.py", arguments(corpus, cache, tmp_path, settings, ["--no-save"]),
+                     preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (128, 128)))
+    try:
+        out, err = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    assert process.returncode == 0, err
+
+
+def test_workers_end_with_a_killed_trainer_at_once(corpus, cache, tmp_path):
+    """Else its connections would stay open, and the others of several processes wait for it."""
+    process = script("main-pretrain.py", arguments(corpus, cache, tmp_path, ["num_workers=2", "max_steps=100000"]))
+    while "step 3/" not in process.stdout.readline():
+        assert process.poll() is None
+    workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 3                                      # left to themselves they look every five seconds
+    while (alive := [worker for worker in workers if _runs(worker)]) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert len(workers) == 2 and not alive
+
+
+def _runs(process):
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def test_workers_change_nothing(finished, corpus, cache, tmp_path, pretrain):

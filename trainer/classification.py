@@ -65,7 +65,7 @@ class MultiLabel(Finetuning):
 
     def _weights(self, labels):
         """Of each label of each row, by whether it is there (B, classes)."""
-        without, those_with = self.weights.to(labels.device).unbind(-1)
+        without, those_with = self.weights.to(labels.device, non_blocking=True).unbind(-1)
         return torch.where(labels > 0.5, those_with, without)
 
     def counts(self, batch):

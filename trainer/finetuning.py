@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from data import draws
 from data.examples import NO_LABEL
 from trainer.errors import RunError
-from trainer.micro_batches import micro_batches
+from trainer.micro_batches import micro_batches, tensors
 
 
 def plan_steps(hps, examples, keys=()):
@@ -81,7 +81,8 @@ class Finetuning:
         return [batch for _, batch in self.micro_batches(features, np.arange(len(features)))]
 
     def micro_batches(self, features, examples):
-        return micro_batches([(examples, features.lengths[examples], features.batch)], self.hps.micro_batch_size, self.world)
+        return tensors(micro_batches([(examples, features.lengths[examples], features.batch)], self.hps.micro_batch_size,
+                                     self.world))
 
     def counts(self, batch):
         return {"label": len(batch["index"]), "tokens": int(batch["attention_mask"].sum())}
@@ -124,7 +125,7 @@ def weighted_cross_entropy(logits, labels, weights, hps):
     nothing: PyTorch's weights would weigh the smoothing of each class too, and draw every row to the rarest."""
     losses = F.cross_entropy(logits.float(), labels, reduction="none", ignore_index=NO_LABEL,
                              label_smoothing=hps.label_smoothing)
-    return (losses * weights.to(losses.device)[labels.clamp(min=0)]).sum()
+    return (losses * weights.to(losses.device, non_blocking=True)[labels.clamp(min=0)]).sum()
 
 
 def forward(model, batch):

@@ -53,8 +53,10 @@ def autocast_dtype(precision, device):
 
 def moved(batch, device):
     """A micro-batch on ``device``. A mask that hides nothing stays behind: a GPU would have to be waited for to see it."""
-    return {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()
-            if name != "attention_mask" or not tensor.all()}
+    batch = {name: tensor for name, tensor in batch.items() if name != "attention_mask" or not tensor.all()}
+    if device.type == "cuda":                                   # from other memory a copy may wait for the GPU
+        batch = {name: tensor.pin_memory() for name, tensor in batch.items()}
+    return {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
 
 
 def autocast(dtype, device):
@@ -69,11 +71,13 @@ def peak_memory(device):
 
 
 def choose_attention_backend(dtype, device, seq_len):
-    """On a CPU in bf16, compute softmax attention over short rows by plain products.
+    """On a CPU in bf16, compute softmax attention over short rows by plain products; on a GPU, not by cuDNN.
 
     PyTorch's fused CPU kernel takes two to four times as long there in its backward pass (up to 256 tokens; from
-    512 on the two are even).
+    512 on the two are even). cuDNN's kernel, which PyTorch prefers on recent GPUs, gave NaN gradients under a mask
+    (https://github.com/pytorch/pytorch/issues/196678), and prepares itself anew for each length.
     """
+    torch.backends.cuda.enable_cudnn_sdp(False)
     plain = device.type == "cpu" and dtype == torch.bfloat16 and seq_len <= 256
     torch.backends.cuda.enable_flash_sdp(not plain)                       # rules the CPU kernel too
     torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(plain)

@@ -1,5 +1,7 @@
 """Pretraining as the loop sees it: updates from the token store, the two losses, held-out evaluation."""
+import ctypes
 import signal
+from contextlib import suppress
 from functools import partial
 from types import SimpleNamespace
 
@@ -12,7 +14,7 @@ from data import draws, fast
 from data.errors import DataError
 from data.examples import NO_LABEL
 from data.tokenizer import UNKNOWN_SHARE
-from trainer.micro_batches import micro_batches
+from trainer.micro_batches import micro_batches, tensors
 
 # Runs that differ in seed or mask_prob are scored on the same documents, pairs and masks.
 HELDOUT = dict(seed=0, mask_prob=0.15)
@@ -77,11 +79,12 @@ class Pretraining:
 
     def updates(self, position):
         """Endless ``(position afterwards, micro-batches)``; a micro-batch is (global number, tensors)."""
+        # Workers hand on arrays: of tensors each would be a file, and an update has hundreds, more than many systems allow.
         loader = DataLoader(_Updates(self.train, self.hps, self.world), sampler=self._ranges(position), batch_size=None,
-                            num_workers=self.hps.num_workers, pin_memory=self.world.device.type == "cuda",
-                            worker_init_fn=_leave_signals_to_the_trainer,
+                            num_workers=self.hps.num_workers, collate_fn=lambda update: update,
+                            worker_init_fn=_live_with_the_trainer,
                             multiprocessing_context="fork" if self.hps.num_workers else None)
-        return iter(loader)
+        return ((after, tensors(batches)) for after, batches in loader)
 
     def _ranges(self, position):
         epoch, sample = position["epoch"], position["sample"]
@@ -99,7 +102,7 @@ class Pretraining:
     def evaluation(self):
         """This process's share of the held-out micro-batches, the same at every call."""
         batches = _micro_batches(self.heldout, [(0, 0, len(self._evaluated()))], self.hps.micro_batch_size, self.world)
-        return [batch for _, batch in batches]
+        return [batch for _, batch in tensors(batches)]
 
     def _evaluated(self):
         """The held-out samples that an evaluation reads, over all processes."""
@@ -171,9 +174,14 @@ class _Updates(Dataset):
         return position, _micro_batches(self.examples, ranges, self.size, self.world)
 
 
-def _leave_signals_to_the_trainer(worker):
+def _live_with_the_trainer(worker):
+    """Leave signals to the trainer, and die with it at once: a worker keeps its connections open, by which the others of
+    several processes see that it is gone."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
+    with suppress(OSError, AttributeError):                    # Linux alone has it; else DataLoader looks every 5 s
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
 
 
 def _micro_batches(examples, ranges, size, world):
