@@ -85,6 +85,9 @@ class Encoder(nn.Module):
         With `activation_checkpointing` only each step's input is kept for the backward pass, which computes the step
         again, with the same dropout (Chen et al. 2016): less memory, a third more time, the same gradients.
         """
+        if self.norm is not None:
+            # pre-LN normalises no sum on its way: under autocast all of them would be of the embeddings' 8 or 11 bits
+            hidden = hidden.to(torch.promote_types(hidden.dtype, torch.float32))
         for step in self.steps:
             if self.activation_checkpointing and torch.is_grad_enabled():
                 hidden = checkpoint(self._step, step, hidden, mask, use_reentrant=False)

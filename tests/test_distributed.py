@@ -12,12 +12,14 @@ import pytest
 import torch
 from conftest import ROOT, arguments
 
+from albert import AlbertConfig, AlbertForPretraining
 from data.sources import open_source
 from data.store import prepare
 from hps import HPS
 from trainer import command
 from trainer.distributed import World
 from trainer.errors import RunError
+from trainer.loop import Trainer
 from trainer.pretraining import Pretraining
 
 UNEVEN = ["micro_batch_size=3", "precision=fp32", "warmup_steps=2", "eval_every=6", "num_workers=0", "optimizer=adamw"]
@@ -107,7 +109,8 @@ def test_a_fault_of_one_process_is_told(monkeypatch, capsys):
     assert leaving.value.code == 2 and capsys.readouterr().err == "error: process 1: no such disk\n"
 
 
-@pytest.mark.parametrize("fault", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("can't allocate memory")])
+@pytest.mark.parametrize("fault", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("can't allocate memory"),
+                                   RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")])
 def test_memory_that_runs_out_is_told_in_one_line(capsys, fault):
     def main():
         raise fault
@@ -115,6 +118,34 @@ def test_memory_that_runs_out_is_told_in_one_line(capsys, fault):
         command.leave_with(main)
     said = capsys.readouterr().err
     assert leaving.value.code == 2 and said.count("\n") == 1 and "micro_batch_size" in said
+
+
+def test_what_fails_in_an_exchange_is_told_as_what_it_is():
+    """NCCL's reason stands in its last line; what comes up in between has not to do with the other processes."""
+    world = World(1, 8, torch.device("cpu"))
+    nccl = torch.distributed.DistBackendError("NCCL error in: NCCLUtils.cpp:94, invalid usage\nLast error:\nDuplicate GPU "
+                                              "detected : rank 1 and rank 0")
+    for fault, raised, words in ((nccl, RunError, "Last error: Duplicate GPU detected : rank 1 and rank 0"),
+                                 (RuntimeError("Connection closed by peer. More"), RunError, "lost another one"),
+                                 (torch.AcceleratorError("device-side assert"), torch.AcceleratorError, "assert"),
+                                 (RuntimeError("DataLoader worker (pid 7) is killed"), RuntimeError, "^DataLoader worker")):
+        with pytest.raises(raised, match=words) as told, world._others_there():
+            raise fault
+        assert "\n" not in str(told.value)
+
+
+def test_fewer_micro_batches_than_processes_are_said(corpus, cache, settings, capsys):
+    hps = SimpleNamespace(**vars(settings) | {"precision": "fp32"})
+    model = AlbertForPretraining(AlbertConfig(vocab_size=200, hidden_size=32, num_attention_heads=2, intermediate_size=64))
+    task, = tasks(corpus, cache, hps, 1)
+
+    class Alone(World):
+        def gather(self, items):
+            return list(items)
+
+    for size, said in ((3, False), (4, True)):
+        Trainer(task, model, None, hps, Alone(0, size, torch.device("cpu")))
+        assert ("3 micro-batches of 3, for 4 processes" in capsys.readouterr().out) == said
 
 
 @pytest.fixture(scope="module")

@@ -240,6 +240,26 @@ def test_compiling_needs_a_compiler(monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(RunError, match="no-such-compiler"):
         compile_blocks(model_of(), 64, CPU)
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(RunError, match="gcc, clang"):
+        compile_blocks(model_of(), 64, torch.device("cuda"))
+
+
+def test_pre_ln_sums_in_float32():
+    """Post-LN's sums are normalised at once; those of pre-LN run through all layers."""
+    model, sums = model_of(norm_position="pre"), []
+    for block in (*model.albert.encoder.attention, *model.albert.encoder.feed_forward):
+        block.register_forward_hook(lambda module, inputs, output: sums.append(output.dtype))
+    with torch.autocast("cpu", torch.bfloat16):
+        model(torch.randint(5, 60, (2, 20)))
+    assert sums == [torch.float32] * 6
+    assert model_of(norm_position="pre").double()(torch.randint(5, 60, (2, 20))).mlm_logits.dtype == torch.float64
+
+
+def test_attention_is_not_left_to_cudnn():
+    torch.backends.cuda.enable_cudnn_sdp(True)
+    train(0)
+    assert not torch.backends.cuda.cudnn_sdp_enabled()
 
 
 @pytest.mark.parametrize("padded", [False, True])

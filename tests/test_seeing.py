@@ -4,15 +4,18 @@ import os
 import re
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import faults
 import pytest
 import torch
 from conftest import ROOT, arguments, refused
+from torch.autograd import DeviceType
 from torch.utils.flop_counter import FlopCounterMode
 
 from albert import AlbertConfig, AlbertForPretraining
 from trainer.flops import flops_per_token, peak_flops
+from trainer.profiling import _report
 
 SETTINGS = ["max_steps=6", "save_every=6", "eval_every=3", "precision=fp32"]
 
@@ -37,11 +40,26 @@ def test_a_peak_is_measured():
 
 
 @pytest.mark.parametrize("name, peak", [("NVIDIA A100-SXM4-80GB", 312e12), ("NVIDIA H100 PCIe", 756e12), ("Tesla T4", 65e12),
-                                        ("NVIDIA RTX A1000 Laptop GPU", None), ("NVIDIA T400", None)])
+                                        ("NVIDIA RTX A1000 Laptop GPU", None), ("NVIDIA T400", None), ("NVIDIA H100 NVL", None),
+                                        ("NVIDIA H100 80GB HBM3", 989e12), ("NVIDIA GeForce RTX 4090 D", None),
+                                        ("NVIDIA GeForce RTX 3090 Ti", None), ("NVIDIA GeForce RTX 3090", 71e12)])
 def test_the_peak_of_a_gpu_is_that_of_its_whole_name(monkeypatch, name, peak):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: name)
     monkeypatch.setattr("trainer.flops.matmul_flops", lambda *args: None)
     assert peak_flops(torch.device("cuda"), torch.bfloat16) == peak
+
+
+def test_of_a_gpu_kernels_are_ranked_and_nothing_twice(capsys):
+    """PyTorch's averages have a kernel's time in its own row, in that of its operator and in that of an annotation."""
+    def row(key, time, kind, note=False):
+        return SimpleNamespace(key=key, self_device_time_total=time, device_type=kind, is_user_annotation=note, count=1)
+
+    rows = [row("aten::mm", 3000, DeviceType.CPU), row("sm90_gemm", 3000, DeviceType.CUDA),
+            row("aten::add", 1000, DeviceType.CPU), row("add_kernel", 1000, DeviceType.CUDA),
+            row("Optimizer.step", 4000, DeviceType.CUDA, note=True)]
+    _report(SimpleNamespace(key_averages=lambda: rows), 2, torch.device("cuda"), None)
+    said = capsys.readouterr().out.splitlines()[1:]
+    assert [line.split()[0] + " " + line.split()[-1] for line in said] == ["75.0% sm90_gemm", "25.0% add_kernel"]
 
 
 def test_every_line_says_how_it_goes(corpus, cache, tmp_path, pretrain):

@@ -144,7 +144,7 @@ def leave_with(main, *faults):
         print("error: what read the output has ended; go on with --resume", file=sys.stderr)
         sys.exit(2)
     except (RuntimeError, ConnectionError) as fault:             # the latter: its tensors could not be fetched any more
-        if type(fault).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(fault):
+        if any(words in str(fault) for words in ("out of memory", "can't allocate memory", "ALLOC_FAILED")):
             print("error: memory ran out; in training a smaller micro_batch_size takes less, and so does "
                   "activation_checkpointing=true, which changes no number and goes with --resume", file=sys.stderr)
             sys.exit(2)

@@ -16,10 +16,12 @@ def compile_blocks(model, seq_len, device):
     Batches are padded to one of a few lengths on their way through the encoder; no result depends on padding. Returns a
     line that says what was done. Raises RunError where there is no C++ compiler, which PyTorch needs on a CPU.
     """
-    compiler = os.environ.get("CXX", "g++")
-    if device.type == "cpu" and shutil.which(compiler) is None:
-        raise RunError(f"compile=true needs a C++ compiler on a CPU ({compiler} is not there); --set compile=false")
-    torch._dynamo.config.recompile_limit = 4 * _LENGTHS * 2          # training and scoring, full and last micro-batch
+    compilers = [os.environ.get("CXX", "g++")] if device.type == "cpu" else [os.environ.get("CC", "cc"), "gcc", "clang"]
+    if not any(map(shutil.which, compilers)):
+        raise RunError(f"compile=true needs a compiler of C or C++ ({', '.join(compilers)}: not there); --set compile=false")
+    # for each length training and scoring, a full and a last micro-batch, with and without a mask, in the type of the
+    # embeddings and in that of a LayerNorm; the last micro-batch of an epoch may have any number of rows
+    torch._dynamo.config.recompile_limit = torch._dynamo.config.accumulated_recompile_limit = 64 * _LENGTHS
     encoder, width, lengths = model.albert.encoder, -(-seq_len // (8 * _LENGTHS)) * 8, []
     positions = model.config.max_position_embeddings
 

@@ -80,10 +80,15 @@ class World:
 
     @contextmanager
     def _others_there(self):
-        """RunError where another process is gone."""
+        """RunError where another process is gone, or where NCCL fails."""
         try:
             yield
-        except RuntimeError as error:              # gloo raises it bare, NCCL a subclass
+        except dist.DistBackendError as error:     # NCCL's: all its lines, of which the last says what is wrong
+            raise RunError(f"process {self.rank} of {self.size} can't exchange gradients: {' '.join(str(error).split())}; what "
+                           "was saved before is untouched: go on with --resume") from None
+        except RuntimeError as error:              # gloo's is bare
+            if type(error) is not RuntimeError or "DataLoader worker" in str(error):
+                raise
             reason = str(error).strip().partition("\n")[0].partition(". ")[0]
             raise RunError(f"process {self.rank} of {self.size} has lost another one, which was killed or has failed "
                            f"({reason}); what was saved before is untouched: go on with --resume") from None
@@ -107,8 +112,13 @@ def join(cpu=False):
             # After a restart torchrun hands on the same store, with the addresses of the processes that are gone.
             store = dist.PrefixStore(f"attempt-{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
         dist.init_process_group("nccl" if cuda else "gloo", store=store, rank=rank, world_size=size)
-    return World(dist.get_rank(), size, device, dist.new_group(backend="gloo"),
-                 dist.new_group(backend="gloo", timeout=_PATIENCE))
+    world = World(dist.get_rank(), size, device, dist.new_group(backend="gloo"),
+                  dist.new_group(backend="gloo", timeout=_PATIENCE))
+    if cuda:
+        with world._others_there():                # NCCL starts here, and not hours later after the text is prepared
+            dist.all_reduce(torch.zeros(1, device=device))
+            torch.cuda.synchronize(device)
+    return world
 
 
 def leave():

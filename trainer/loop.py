@@ -41,6 +41,9 @@ class Trainer:
         if world.is_main and self.dtype == torch.bfloat16 and not multiplies_bf16(world.device):
             print("precision=bf16: this machine has no instructions for it, float32 is many times faster here; "
                   "--set precision=auto takes what is best", flush=True)
+        if world.is_main and (parts := -(-hps.batch_size // hps.micro_batch_size)) < world.size:
+            print(f"batch_size={hps.batch_size} is {parts} micro-batches of {hps.micro_batch_size}, for {world.size} processes: "
+                  "the others wait; a smaller --set micro_batch_size shares the work out", flush=True)
         choose_attention_backend(self.dtype, world.device, hps.seq_len)
         self.optimizers = build_optimizers(model, hps)
         self.scaler = LossScaler(enabled=self.dtype == torch.float16)

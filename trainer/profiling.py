@@ -2,6 +2,7 @@
 import time
 
 import torch
+from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 from trainer.machine import autocast, moved, peak_memory
@@ -31,8 +32,10 @@ def profiled(updates, count, device, path):
 def _report(profiler, count, device, path):
     if path is not None:
         profiler.export_chrome_trace(str(path))
-    where = "self_device_time_total" if device.type == "cuda" else "self_cpu_time_total"
-    rows = sorted(profiler.key_averages(), key=lambda row: -getattr(row, where))
+    rows, where = profiler.key_averages(), "self_cpu_time_total"
+    if device.type == "cuda":              # its kernels; operators have their kernels' time once more, and so have annotations
+        rows, where = [row for row in rows if row.device_type == DeviceType.CUDA and not row.is_user_annotation], "self_device_time_total"
+    rows = sorted(rows, key=lambda row: -getattr(row, where))
     total = sum(getattr(row, where) for row in rows) or 1
     print(f"{count} updates profiled{f', trace in {path}' if path else ''}; the five costliest operations, with evaluations "
           "between them:")

@@ -40,6 +40,8 @@ class Run:
             fcntl.lockf(self._log, fcntl.LOCK_EX | fcntl.LOCK_NB)       # dropped by the system, however we end
         except BlockingIOError:
             raise RunError(f"{path}: another process is training in this folder") from None
+        except OSError as fault:                                        # as some clusters mount Lustre
+            raise RunError(f"{path}: its file system locks no files ({fault.strerror}); name another by --runs-dir") from None
         self._cut_log(step)
         from torch.utils.tensorboard import SummaryWriter           # slow to import
 
