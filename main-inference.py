@@ -156,7 +156,7 @@ def export(args):
     from albert.export import export_onnx, export_torch, lengths, whole_model
     from albert.pipeline import finetuned
     from albert.pretrained import save_config
-    from data.tokenizer import load_tokenizer, save_tokenizer
+    from data.tokenizer import for_masks, load_tokenizer, save_tokenizer
 
     folder = checkpoint_folder(args.checkpoint)
     model, settled = whole_model(folder), finetuned(folder)
@@ -172,7 +172,7 @@ def export(args):
         model.save_pretrained(args.output, **more)
         print(f"{args.output}: " + ("for 🤗 Transformers too" if expressible(model.config) else
                                     "for this repository; 🤗 Transformers has no such attention or sharing"))
-    save_tokenizer(load_tokenizer(folder), args.output, model.config.max_position_embeddings)
+    save_tokenizer(for_masks(load_tokenizer(folder)), args.output, model.config.max_position_embeddings)
     if args.export != "hf":
         save_config(model, args.output, **more)                  # for the names of the labels
         print("rows of {} to {} tokens, padding included".format(*lengths(model.config)))

@@ -124,6 +124,9 @@ def main():
         if config.type_vocab_size < 2:
             raise RunError(f"{start}: type_vocab_size={config.type_vocab_size}: pretraining needs 2, for two segments")
     source = open_source(flags.data, text_field=flags.text_field, documents=flags.documents, small=flags.small)
+    if world.is_main and source.left_out:
+        kinds = ", ".join(f"{count} {suffix}" for suffix, count in source.left_out.most_common(5))
+        print(f"{source.name}: {source.left_out.total():,} files of no known kind are left out ({kinds})", flush=True)
     # the seed of a vocabulary's sample is not the run's: runs of several seeds share one, and so their held-out targets
     store, tokenizer = pipeline.prepare(source, args.cache_dir or DEFAULT_CACHE, tokenizer=flags.tokenizer or start,
                                         kind=hps.tokenizer_kind, vocab_size=hps.vocab_size, seed=0,
@@ -147,7 +150,8 @@ def main():
     trainer = Trainer(task, model, tokenizer, hps, world, quiet, args.profile)
     if world.is_main:
         if hps.language in MARKED_LANGUAGES and hps.strip_accents and not (flags.tokenizer or start or "strip_accents" in keys):
-            print(f"language={hps.language}: its marks tell words apart; --set strip_accents=false keeps them")
+            print(f"language={hps.language}: without its marks words look alike (in Korean syllables fall into letters); --set "
+                  "strip_accents=false keeps them")
         for line in task.remarks():
             print(line)
     if args.dry_run:
@@ -197,8 +201,9 @@ def report(flags, run, task, trainer, scores):
             "task": "pretrain", **run.commands(), "steps": trainer.step, "seed": trainer.hps.seed, "dev": scores,
             "best": {name: trainer.best[name] for name in ("step", "loss")}})
         mask = trainer.tokenizer.id_to_token(special_ids(trainer.tokenizer).mask)
+        text = f"the {mask} of the file" if trainer.hps.language == "en" else f"TEXT WITH {mask} IN IT"
         print(f"run folder:  {run.path}\ncurves:      {run.path / 'curves.png'}\nask it:\n"
-              f"  {how_to_call('main-inference.py')} {shlex.quote(str(run.path))} 'the {mask} of the file'")
+              f"  {how_to_call('main-inference.py')} {shlex.quote(str(run.path))} {shlex.quote(text)}")
     print(f"next, on text of your own:\n  {how_to_call()} --model {flags.model} --data FOLDER_OF_TEXT_FILES")
 
 

@@ -233,6 +233,12 @@ class FillMask(Pipeline):
             raise ModelError(f"top_k={top_k}: from 1 to the {self.config.vocab_size} tokens there are")
         self.top_k = top_k
 
+    def load(self):
+        from data.tokenizer import for_masks
+
+        self.tokenizer = for_masks(self.tokenizer)
+        return super().load()
+
     def _checked(self, item):
         (text,), mask = super()._checked(item), self.tokenizer.id_to_token(self.special.mask)
         if text.strip() and mask not in text:

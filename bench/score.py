@@ -35,7 +35,7 @@ DISCOUNT = 0.75        # absolute discounting of the bigram counts
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
-    parser.add_argument("--cache-dir", default="~/.cache/albert")
+    parser.add_argument("--cache-dir", help="default: the run's")
     parser.add_argument("--json", action="store_true", help="one line of JSON instead of the table")
     args = parser.parse_args()
     config = read_config(args.run)
@@ -44,7 +44,7 @@ def main():
     config = SimpleNamespace(**{"language": "en"} | config | dict(
         mask_prob=0.15, short_seq_prob=0.1, eval_sequences=10**9, micro_batch_size=64, batch_size=1))
     source = open_source(config.data, text_field=config.text_field, documents=config.documents, small=config.small)
-    store, tokenizer = prepare(source, args.cache_dir, tokenizer=str(args.run), kind=config.tokenizer_kind,
+    store, tokenizer = prepare(source, args.cache_dir or config.cache_dir, tokenizer=str(args.run), kind=config.tokenizer_kind,
                                vocab_size=config.vocab_size, seed=config.seed, language=config.language,
                                num_workers=2, progress=False)
     world = distributed.join()

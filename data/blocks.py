@@ -122,7 +122,7 @@ def encodes_by_word(tokenizer: Tokenizer) -> bool:
     steps = {step["type"] for step in [normalizer, *normalizer.get("normalizers", [])] if step}
     splits = split.get("pretokenizers", [split])              # ALBERT's on the hub: WhitespaceSplit, Metaspace
     metaspace = ([step.get("type") for step in splits] in (["Metaspace"], ["WhitespaceSplit", "Metaspace"])
-                 and splits[-1].get("prepend_scheme") == "always" and splits[-1].get("split", True)
+                 and splits[-1].get("prepend_scheme") in ("always", "first") and splits[-1].get("split", True)
                  and parts["model"]["type"] == "Unigram")
     wordpiece = split.get("type") == "BertPreTokenizer" and parts["model"]["type"] == "WordPiece"
     return (metaspace or wordpiece) and steps <= INDEPENDENT_NORMALIZERS and not any(

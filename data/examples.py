@@ -119,7 +119,7 @@ class PretrainingExamples:
     def _random_segment(self, epoch, sentence, target):
         """Whole sentences of another document, from a random one until ``target`` tokens: starts and lengths."""
         if len(self.documents) < 2:
-            raise DataError("sentence_objective=nsp takes B from another document, and there is only one: "
+            raise DataError("sentence_objective=nsp takes B from another document: training and held-out text need two each; "
                             "give more documents, or --set sentence_objective=sop")
         pick, begin = (draws.bits(self._key(purpose, epoch), sentence) for purpose in ("document", "begin"))
         own = np.searchsorted(self.store.document_offsets, sentence, side="right") - 1

@@ -178,10 +178,10 @@ def _questions(examples, tokenizer, seq_len, doc_stride):
 
 
 def _after_accents(text, ends):
-    """Places in a text, each moved behind the accents that follow it: tokenizers leave them out of a word."""
+    """Places in a text, each moved behind the accents and vowel signs that follow it: tokenizers leave them out of a word."""
     if text.isascii():
         return ends
-    others = np.flatnonzero([not unicodedata.combining(character) for character in text + " "])
+    others = np.flatnonzero([unicodedata.category(character)[0] != "M" for character in text + " "])
     return others[np.searchsorted(others, ends)]
 
 

@@ -160,8 +160,10 @@ class LocalFile:
 
         try:
             file = pyarrow.parquet.ParquetFile(self.path)
-            if self.text_field not in file.schema_arrow.names:
-                raise self.missing_field("columns", file.schema_arrow.names)
+            names = file.schema_arrow.names
+            if self.text_field not in names:
+                raise self.missing_field("columns", names)
+            check_once(self.path, names, [self.text_field])
             batches = (batch[0].to_pylist() for batch in file.iter_batches(64, columns=[self.text_field]))
             for text in column_texts(batches, self.text_field, str(self.path)):
                 self.position = min(self.position + len(text), self.size)

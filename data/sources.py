@@ -4,6 +4,7 @@ import difflib
 import glob
 import math
 import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -34,7 +35,7 @@ def open_source(
         raise DataError(f"--documents {documents}: unknown; choose from {', '.join(DOCUMENTS)}")
     if isinstance(names, str) or not isinstance(names, Sequence) or not names:
         raise DataError(f"--data {names!r}: expected one or more names, such as pydocs or a folder")
-    parts, read = [], set()
+    parts, read, left_out = [], set(), Counter()
     for name in names:
         if name == "pydocs":
             parts.append(PythonDocs())
@@ -46,11 +47,13 @@ def open_source(
                 raise DataError(f"--data {name}: write hf:NAME or hf:NAME:CONFIG, such as hf:{':'.join(WIKIPEDIA)}")
             parts.append(HubDataset(repository, configuration or None, text_field, small))
         else:
-            for path in local_files(name):
+            found, others = local_files(name)
+            left_out.update(others)
+            for path in found:
                 if path.resolve() not in read:
                     read.add(path.resolve())
                     parts.append(LocalFile(path, text_field, documents))
-    return Source(names, parts, small)
+    return Source(names, parts, small, left_out)
 
 
 class Source:
@@ -58,14 +61,16 @@ class Source:
 
     `name` is for people; `total_bytes` is the input's size on disk, None where it is not known beforehand;
     `bytes_read` says how much of it `paragraphs` has consumed so far (compressed bytes of compressed files).
+    `left_out` counts the files of folders that are of no known kind, by suffix.
     """
 
     def __init__(
-        self, names: Sequence[str], parts: Sequence["LocalFile | HubDataset | PythonDocs"], small: bool
+        self, names: Sequence[str], parts: Sequence["LocalFile | HubDataset | PythonDocs"], small: bool, left_out: Counter
     ):
         self.name = " + ".join(names)
         self.parts = parts
         self.small = small
+        self.left_out = left_out
         sizes = [part.size for part in parts]
         self.total_bytes = None if None in sizes else sum(sizes)
         self.bytes_read = 0
@@ -164,13 +169,13 @@ class PythonDocs:
             yield starts, paragraph
 
 
-def local_files(name: str) -> list[Path]:
-    """The readable files that a path or glob stands for, absolute, in order."""
+def local_files(name: str) -> tuple[list[Path], Counter]:
+    """The readable files that a path or glob stands for, absolute, in order; and how many others are there, by suffix."""
     path = Path(os.path.abspath(os.path.expanduser(name)))
     if path.is_file():
         if not path.name.lower().endswith(SUFFIXES):
             raise DataError(f"{name}: unknown suffix '{path.suffix}'; known are {' '.join(SUFFIXES)}")
-        found = [path]
+        found, others = [path], []
     else:
         if path.is_dir():
             pattern = os.path.join(glob.escape(str(path)), "**", "*")
@@ -180,13 +185,15 @@ def local_files(name: str) -> list[Path]:
             raise DataError(f"{name}: no such file or folder{nearest(path)}; "
                             "give a file, folder, glob, hf:NAME, wikipedia or pydocs")
         matches = sorted(Path(os.path.abspath(match)) for match in set(glob.glob(pattern, recursive=True)))
-        found = [match for match in matches if match.is_file() and match.name.lower().endswith(SUFFIXES)]
+        files = [match for match in matches if match.is_file()]
+        found = [file for file in files if file.name.lower().endswith(SUFFIXES)]
+        others = sorted(set(files) - set(found))
     if not found:
         hint = "" if path.is_dir() else nearest(path)
         raise DataError(f"{name}: no file there with a known suffix ({' '.join(SUFFIXES)}){hint}")
     if not any(file.stat().st_size for file in found):
         raise DataError(f"{name}: empty (0 bytes)")
-    return found
+    return found, Counter(file.suffix or file.name for file in others)
 
 
 def nearest(path: Path) -> str:

@@ -22,7 +22,7 @@ from tokenizers import (AddedToken, Regex, Tokenizer, decoders, models, normaliz
                         processors)
 
 from data.errors import DataError
-from data.sentences import WITHOUT_BLANKS
+from data.sentences import JOINERS, WITHOUT_BLANKS
 
 ALBERT_SPECIALS = ("<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]")
 BERT_SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -31,13 +31,15 @@ CHARACTER_COVERAGE = 0.99995  # as ALBERT's vocabulary was trained; the rarest c
 REQUIRED_CHARACTERS = string.ascii_lowercase + string.digits + string.punctuation  # but never these
 LONGEST_WORD = 1 << 20  # bytes: in Chinese a paragraph has no blank; SentencePiece passes over what is longer
 UNKNOWN_SHARE = 0.02  # of a text's tokens, above which a user should know of it
-MARKED_LANGUAGES = frozenset("bn gu hi ja km kn lo ml mr my ne pa si ta te th vi".split())  # whose vowels or tones are marks
+# whose vowels or tones are marks; of Korean the letters of a syllable would stand alone
+MARKED_LANGUAGES = frozenset("as bh bn bo dv dz gom gu hi ja km kn ko lo mai ml mr my ne new or pa pi sa sat si ta te th vi".split())
 TRAINER_THREADS = 4  # a constant: sums of another number of parts round otherwise
 
 
 def load_tokenizer(path) -> Tokenizer:
     """The tokenizer of a `tokenizer.json`, of a SentencePiece `.model`, of BERT's `vocab.txt`, or of a folder with one.
 
+    A vocabulary without a `tokenizer_config.json` beside it is read in the case that its pieces have.
     A folder is a run, a checkpoint or a model in the Hugging Face layout; the first of `tokenizer.json`,
     `spiece.model` and `vocab.txt` in it counts, with what `added_tokens.json` and `tokenizer_config.json` beside it say.
     Padding and truncation that the file asks for are off; a text without [CLS] before it gets [CLS] and [SEP] around it.
@@ -155,8 +157,8 @@ def word_starts(tokenizer: Tokenizer) -> np.ndarray:
 
 
 def _is_letter(character: str) -> bool:
-    """Whether it is a letter, or a mark on one, of a script with blanks between its words."""
-    return unicodedata.category(character)[0] in "LM" and not WITHOUT_BLANKS.match(character)
+    """Whether it is a letter, or a mark on one or a joiner of two, of a script with blanks between its words."""
+    return character in JOINERS or unicodedata.category(character)[0] in "LM" and not WITHOUT_BLANKS.match(character)
 
 
 def albert_tokenizer(vocabulary, unk_id: int, charsmap: bytes = b"", lower: bool = True,
@@ -164,10 +166,17 @@ def albert_tokenizer(vocabulary, unk_id: int, charsmap: bytes = b"", lower: bool
     """Unigram tokenizer that normalises as ALBERT's `tokenization.py`: quotes, NFKD, accents, case, spaces.
 
     `vocabulary`: (piece, log probability) by id; `charsmap`: a SentencePiece model's own normalisation,
-    applied last, in its absence SentencePiece's rules for control characters (`nmt`) come first.
+    applied last, in its absence SentencePiece's rules for control characters (`nmt`) come first, and accents that are kept
+    are composed (NFC).
     """
     steps = [normalizers.Replace("``", '"'), normalizers.Replace("''", '"')]
-    steps += [] if charsmap else [normalizers.Nmt()]
+    if keep_accents and not charsmap:
+        # `nmt` makes blanks of the joiners that words of Sinhala, Persian or Hindi have within them
+        kept = list(zip(JOINERS, "\ufdd0\ufdd1"))  # no characters of any text
+        steps += [*(normalizers.Replace(joiner, stand_in) for joiner, stand_in in kept), normalizers.Nmt(),
+                  *(normalizers.Replace(stand_in, joiner) for joiner, stand_in in kept), normalizers.NFC()]
+    else:
+        steps += [] if charsmap else [normalizers.Nmt()]
     steps += [] if keep_accents else [normalizers.NFKD(), normalizers.StripAccents()]
     steps += [normalizers.Lowercase()] if lower else []
     steps += [normalizers.Precompiled(charsmap)] if charsmap else []
@@ -177,6 +186,29 @@ def albert_tokenizer(vocabulary, unk_id: int, charsmap: bytes = b"", lower: bool
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
     tokenizer.decoder = decoders.Metaspace(prepend_scheme="always")
     return _with_specials(tokenizer, ALBERT_SPECIALS)
+
+
+def for_masks(tokenizer: Tokenizer) -> Tokenizer:
+    """The tokenizer that reads a text with [MASK] in it as training does, where ids are replaced: what follows a mask without a
+    blank begins no word, and a blank before a mask is no piece. Texts without special tokens keep their ids.
+
+    🤗 Tokenizers puts `▁` before each part of a text between special tokens, as Transformers does for ALBERT.
+    """
+    parts = json.loads(tokenizer.to_str())
+    splits = parts["pre_tokenizer"] or {}
+    splits = splits.get("pretokenizers", [splits])
+    kinds = [step.get("type") for step in splits]
+    if kinds in (["Metaspace"], ["WhitespaceSplit", "Metaspace"]) and splits[-1].get("prepend_scheme") == "always":
+        steps = parts["normalizer"] or {"type": "Sequence", "normalizers": []}
+        steps = [step for step in steps.get("normalizers", [steps]) if step["type"] != "Strip"]
+        parts["normalizer"] = {"type": "Sequence", "normalizers": [
+            *steps, {"type": "Replace", "pattern": {"Regex": r"\s+"}, "content": " "},
+            {"type": "Strip", "strip_left": False, "strip_right": True}]}
+        parts["pre_tokenizer"] = {**splits[-1], "prepend_scheme": "first"}
+    elif "ByteLevel" in kinds:
+        mask = special_ids(tokenizer).mask
+        parts["added_tokens"] = [{**token, "lstrip": token["lstrip"] or token["id"] == mask} for token in parts["added_tokens"]]
+    return Tokenizer.from_str(json.dumps(parts))
 
 
 def part_digits_from_commas(tokenizer: Tokenizer) -> Tokenizer:
@@ -329,6 +361,14 @@ def _read_sentencepiece(path: Path, settings: dict) -> Tokenizer:
         raise DataError(f"{path}: not a Unigram SentencePiece model, which ALBERT needs")
     vocabulary = [(piece.piece, piece.score) for piece in proto.pieces]
     unk_id = next(index for index, piece in enumerate(proto.pieces) if piece.type == piece.UNKNOWN)
+    training, normalizer = proto.trainer_spec, proto.normalizer_spec
+    for option, set_so in (("treat_whitespace_as_suffix", training.treat_whitespace_as_suffix),
+                           ("split_by_whitespace=false", not training.split_by_whitespace),
+                           ("add_dummy_prefix=false", not normalizer.add_dummy_prefix),
+                           ("byte_fallback", training.byte_fallback)):
+        if set_so:
+            raise DataError(f"{path}: trained with --{option}, which would be read otherwise here: train it without, or "
+                            "convert it to a tokenizer.json")
     settings = settings or _as_written(piece for piece, _ in vocabulary)
     try:
         return albert_tokenizer(vocabulary, unk_id, proto.normalizer_spec.precompiled_charsmap,
@@ -407,8 +447,9 @@ def _read_bert_vocabulary(path: Path, settings: dict) -> Tokenizer:
     try:
         # a piece of Chinese vocabularies is the line separator U+2028, at which splitlines would cut
         pieces = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+        cased = any(piece != piece.lower() for piece in pieces if not re.fullmatch(r"\[.*\]|<.*>", piece))
         return bert_tokenizer({piece: index for index, piece in enumerate(pieces)},
-                              settings.get("do_lower_case", True), settings.get("strip_accents"),
+                              settings.get("do_lower_case", bool(settings) or not cased), settings.get("strip_accents"),
                               settings.get("tokenize_chinese_chars", True))
     except (ValueError, TypeError) as error:        # DataError, what decoding raises, and settings of another type
         raise DataError(f"{path}: {error}") from None

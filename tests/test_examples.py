@@ -185,7 +185,7 @@ def test_refusals(changes, message):
 
 
 def test_nsp_needs_two_documents():
-    with pytest.raises(DataError, match="another document"):
+    with pytest.raises(DataError, match="another document: training and held-out text need two each"):
         make(documents=np.array([1]), sentence_objective="nsp").plan(0)
 
 

@@ -25,13 +25,13 @@ from safetensors.torch import load_file, save_file
 from test_finetune import checkpoint  # noqa: F401
 
 import albert
-from albert import AlbertConfig, ModelError, pipeline
+from albert import AlbertConfig, AlbertForPretraining, ModelError, pipeline
 from albert.attention import KINDS
 from albert.export import Plain, examples, export_onnx, export_torch, whole_model
 from albert.pipeline import word_spans
 from data.asking import file_rows
 from data.conll import read_sentences
-from data.tokenizer import bert_tokenizer, load_tokenizer, save_tokenizer
+from data.tokenizer import bert_tokenizer, for_masks, load_tokenizer, save_tokenizer
 
 HEADS = {"pretraining": albert.AlbertForPretraining, "classes": albert.AlbertForSequenceClassification,
          "number": albert.AlbertForSequenceClassification, "tags": albert.AlbertForTokenClassification,
@@ -70,6 +70,20 @@ def test_fill_mask_as_transformers(models):
     first = ours[0]["masks"][0]
     assert (first["start"], first["end"]) == (4, 10)
     assert ours[0]["filled"] == f"sun {first['predictions'][0]['token']} joy"
+
+
+@pytest.mark.parametrize("text, before, piece, after", [("sun [MASK]n joy", "sun", "n", "joy"), ("[MASK]o gold", "", "o", "gold"),
+                                                        ("sun [MASK][MASK]s", "sun [MASK]", "s", "")])
+def test_what_stands_by_a_mask_is_read_as_in_training(models, text, before, piece, after):
+    """There the mask takes a piece's place; Transformers puts a `▁` of its own behind it."""
+    tokenizer, model = load_tokenizer(models / "pretraining"), AlbertForPretraining.from_pretrained(models / "pretraining").eval()
+    first, last = (tokenizer.encode(part, add_special_tokens=False).ids for part in (before, after))
+    ids = torch.tensor([[2, *first, 4, tokenizer.token_to_id(piece), *last, 3]])
+    with torch.no_grad():
+        best, index = model(ids).mlm_logits[0][ids[0] == 4].softmax(-1).max(-1)
+    masks = pipeline("fill-mask", models / "pretraining")(text)["masks"]
+    assert [mask["predictions"][0]["probability"] for mask in masks] == pytest.approx(best.tolist(), abs=1e-6)
+    assert [text[mask["start"]:mask["end"]] for mask in masks] == ["[MASK]"] * len(index)
 
 
 def test_classes_as_transformers_in_any_company(models):
@@ -533,7 +547,7 @@ def test_exported_programs(inference, models, tmp_path, name):
     assert json.loads((tmp_path / "config.json").read_text()) == json.loads((models / name / "config.json").read_text())
     for flags in (["--quantize", "int8"], ["--precision", "bf16"]):
         assert inference([str(models / name), "--export", "torch", "--output", str(tmp_path), *flags]).code == 2
-    assert load_tokenizer(tmp_path).to_str() == load_tokenizer(models / name).to_str()
+    assert load_tokenizer(tmp_path).to_str() == for_masks(load_tokenizer(models / name)).to_str()
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=() if name in ("pretraining", "choice") else pytest.mark.slow)

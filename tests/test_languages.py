@@ -5,13 +5,14 @@ import random
 import pytest
 import sentencepiece
 from conftest import arguments, refused
+from sentencex import segment
 from test_native_store import assert_same_store, native_build
 from test_store import Documents, build, files
 
 from data import fast, native
 from data.errors import DataError
 from data.native.vocabulary import load_tokenizer as load_native
-from data.sentences import LONGEST, split_sentences
+from data.sentences import LONGEST, UNPARTED, split_sentences
 from data.tokenizer import bert_tokenizer, load_tokenizer, save_tokenizer, train_tokenizer
 
 CHINESE = "这是一个句子。那边有山和水，还有人家。" * 200           # no blank, more than 4,192 bytes
@@ -37,6 +38,14 @@ def trained(path, **settings):
 
 
 SPECIALS = dict(pad_id=0, unk_id=1, bos_id=-1, eos_id=-1, control_symbols=["[CLS]", "[SEP]", "[MASK]"])
+
+
+@pytest.mark.parametrize("end", ["。", "！」"])
+def test_long_chinese_is_cut_into_the_same_sentences_in_parts(end):
+    """The splitter's time for them grows as their square."""
+    text = "".join("山" * (number % 37 + 3) + end for number in range(1200))
+    assert len(text) > 2 * UNPARTED
+    assert split_sentences(text, "zh") == [sentence.strip() for sentence in segment("zh", text)]
 
 
 @pytest.mark.parametrize("kind", ["unigram", "wordpiece"])
@@ -134,9 +143,11 @@ def test_marks_that_are_letters_and_text_that_is_unknown_are_said(corpus, cache,
         (tmp_path / "data" / f"{number}.txt").write_text(" ".join(random.Random(number).choices(RUSSIAN, k=60)), encoding="utf-8")
     dry = lambda *settings, flags=(): pretrain(arguments(tmp_path / "data", cache, tmp_path, settings,  # noqa: E731
                                                          ["--dry-run", *flags])).out
-    assert "language=hi: its marks tell words apart" in dry("language=hi", "vocab_size=100")
+    for language in ("hi", "ko"):
+        assert f"language={language}: without its marks words look alike" in dry(f"language={language}", "vocab_size=100")
     assert "its marks" not in dry("language=hi", "strip_accents=false", "vocab_size=100")
     assert "unknown to" not in dry("language=ru", "vocab_size=100")
+    assert "masked tokens are held out: scores of so few are chance" in dry("language=ru", "vocab_size=100", "eval_sequences=2")
     english = tmp_path / "english"
     save_tokenizer(train_tokenizer((path.read_text() for path in sorted(corpus.iterdir())), "unigram", 300, 0, False), english)
     assert "% of the tokens are unknown to the vocabulary" in dry("language=ru", flags=("--tokenizer", str(english)))

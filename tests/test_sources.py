@@ -43,6 +43,19 @@ def fault(*names: str, **settings) -> str:
 # What is read
 
 
+def test_files_of_no_known_kind_are_counted(tmp_path):
+    for name in ("a.txt", "b.md", "c.md", "LICENSE", ".hidden"):
+        write(tmp_path / name, "A sentence.\n")
+    assert open_source([str(tmp_path)]).left_out == {".md": 2, "LICENSE": 1}
+    assert not open_source([str(tmp_path / "*.txt"), str(tmp_path / "a.txt")]).left_out
+
+
+def test_two_parquet_columns_of_one_name(tmp_path):
+    table = pyarrow.table([pyarrow.array(["One."]), pyarrow.array(["Two."])], names=["text", "text"])
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+    assert "2 columns are called 'text'" in fault(str(tmp_path / "a.parquet"))
+
+
 def test_parquet_shards_without_rows_and_names_with_marks(tmp_path):
     for name, texts in (("a.parquet", []), ("part[1].parquet", ["One."]), ("x::y.parquet", ["Two.", None])):
         pyarrow.parquet.write_table(pyarrow.table({"text": pyarrow.array(texts, pyarrow.string())}), tmp_path / name)

@@ -245,8 +245,10 @@ def test_windows_show_every_token_and_mark_the_answer(tokenizer):
         assert central[number] == len(tokenizer.encode(context, add_special_tokens=False).ids)
 
 
-def test_the_accent_of_a_last_letter_belongs_to_the_answer(tokenizer):
-    context, answer = "sun Jose\u0301 rain", "Jose\u0301"
+@pytest.mark.parametrize("answer", ["Jose\u0301", "दिल्ली"])
+def test_the_marks_of_a_last_letter_belong_to_the_answer(tokenizer, answer):
+    """Accents, and the vowel signs of Hindi, which combine with nothing."""
+    context = f"sun {answer} rain"
     examples = Examples(["0"], {"question": ["who"], "context": [context]}, [[(4, answer)]])
     made, _ = features("questions", examples, tokenizer, 40)
     start, end = (int(made.targets[name][0]) for name in ("start", "end"))

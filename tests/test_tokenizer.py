@@ -14,8 +14,10 @@ import sentencepiece
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from data.errors import DataError
+from data.native import vocabulary as native_vocabulary
+from data.native import word_starts as native_word_starts
 from data.native.vocabulary import load_tokenizer as load_native
-from data.tokenizer import (ALBERT_SPECIALS, BERT_SPECIALS, load_tokenizer, part_digits_from_commas, save_tokenizer,
+from data.tokenizer import (ALBERT_SPECIALS, BERT_SPECIALS, for_masks, load_tokenizer, part_digits_from_commas, save_tokenizer,
                             special_ids, train_tokenizer, word_starts)
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -331,6 +333,63 @@ def test_a_cased_sentencepiece_folder_as_transformers(tmp_path):
         for line in text[:3]:
             assert ours.encode(line).ids == theirs(line)["input_ids"]
             assert ours.encode(line, add_special_tokens=False).ids == native.encode(line)
+
+
+@pytest.mark.parametrize("option", [dict(treat_whitespace_as_suffix=True), dict(split_by_whitespace=False),
+                                    dict(add_dummy_prefix=False), dict(byte_fallback=True)])
+def test_a_sentencepiece_model_that_would_be_read_otherwise_is_refused(tmp_path, option):
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(["the old river", "a new town by it"] * 40), model_prefix=str(tmp_path / "spiece"),
+        vocab_size=330 if "byte_fallback" in option else 60, hard_vocab_limit=False, pad_id=0, unk_id=1, bos_id=-1, eos_id=-1,
+        control_symbols=["[CLS]", "[SEP]", "[MASK]"], minloglevel=2, **option)
+    for load in (load_tokenizer, load_native):
+        with pytest.raises(DataError, match=f"spiece.model: trained with --{next(iter(option))}"):
+            load(tmp_path)
+
+
+def test_a_vocab_txt_alone_is_read_in_the_case_of_its_pieces(tmp_path):
+    for word, text in (("Cafés", "Cafés"), ("cafes", "Cafés")):
+        (tmp_path / "vocab.txt").write_text("\n".join([*BERT_SPECIALS, word]) + "\n", encoding="utf-8")
+        assert load_tokenizer(tmp_path).encode(text).ids == [2, 5, 3] and load_native(tmp_path).encode(text) == [5]
+
+
+def test_a_mask_takes_the_place_of_a_piece(tmp_path):
+    """Of a text without special tokens nothing changes, and so the store of a corpus can't."""
+    tokenizer = train_tokenizer(paragraphs(), "unigram", 200, seed=0, progress=False)
+    reader = for_masks(tokenizer)
+    for text in (*paragraphs(20), "", "  two  blanks\t", "old river ", "中文 river"):
+        ours, theirs = reader.encode(text), tokenizer.encode(text)
+        assert ours.ids == theirs.ids and (ours.offsets == theirs.offsets or text.startswith(" "))
+    for text, pieces in (("old [MASK].", "▁old [MASK] ."), ("[MASK] old  [MASK]\t river", "[MASK] ▁old [MASK] ▁river"),
+                         ("old [MASK]s", "▁old [MASK] s"), ("old [MASK] [MASK]", "▁old [MASK] [MASK]")):
+        assert reader.encode(text, add_special_tokens=False).tokens == pieces.split()
+    on_the_hub = json.loads(tokenizer.to_str())
+    on_the_hub["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [{"type": "WhitespaceSplit"}, on_the_hub["pre_tokenizer"]]}
+    assert for_masks(Tokenizer.from_str(json.dumps(on_the_hub))).to_str() == reader.to_str()
+
+
+def test_a_blank_before_a_mask_is_no_piece_of_bytes():
+    tokenizer = Tokenizer(models.BPE({token: index for index, token in enumerate([*ALBERT_SPECIALS, "a", "Ġ", "Ġa"])},
+                                     [("Ġ", "a")], unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.add_special_tokens(list(ALBERT_SPECIALS))
+    assert tokenizer.encode("a [MASK] a").ids == [5, 6, 4, 7] and for_masks(tokenizer).encode("a [MASK] a").ids == [5, 4, 7]
+
+
+def test_accents_that_are_kept_are_composed_and_joiners_stay():
+    """Zero width joiners are part of words of Sinhala, Persian and Hindi, and so no word begins with a piece that has one."""
+    words = ["ශ්\u200dරී", "می\u200cخواهم", "Mu\u0308ller"]
+    kept, plain = (train_tokenizer(words * 50, "unigram", 300, 0, False, strip_accents=strip) for strip in (False, True))
+    assert kept.normalizer.normalize_str(" ".join(words)) == "ශ්\u200dරී می\u200cخواهم müller"
+    assert len(plain.pre_tokenizer.pre_tokenize_str(plain.normalizer.normalize_str(words[1]))) == 2
+    native = native_vocabulary.albert_tokenizer(json.loads(kept.to_str())["model"]["vocab"], 1, keep_accents=True)
+    pieces = kept.get_vocab()
+    for word in words:
+        assert native.encode(word) == kept.encode(word, add_special_tokens=False).ids
+    starts = word_starts(kept)
+    assert list(starts) == native_word_starts(native)
+    assert not any(starts[index] for piece, index in pieces.items() if "\u200c" in piece and not piece.startswith("▁"))
+    assert sum(starts[index] for index in kept.encode(" ".join(words), add_special_tokens=False).ids) == 3
 
 
 def test_sentencepiece_folder(shared, tmp_path):

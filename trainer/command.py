@@ -58,7 +58,7 @@ def refuse_changes(folder, config, asked):
     for name, value in asked.items():
         if value != config.get(name, value) and name not in PROCESS_KEYS:
             raise RunError(f"--resume {folder}: the run has {name}={config[name]}, not {value}; leave it out, "
-                           f"or start a new run without --resume")
+                           f"or start a new run with --init-from {folder}")
 
 
 def digest_of(flags, hps):
@@ -115,7 +115,8 @@ def finished_run(runs_dir, task, digest, fingerprint):
 def how_to_call(script=None):
     """How to call a script, the running one where none is named, from here."""
     python = os.path.relpath(sys.executable) if sys.executable.startswith(os.getcwd()) else "python"
-    return f"{python} {script or Path(sys.argv[0]).name}"
+    here = Path(sys.argv[0])
+    return shlex.join([python, str(here.with_name(script) if script else here)])
 
 
 def how_to_resume(trainer, run):

@@ -66,7 +66,11 @@ class Pretraining:
                          "and a part of each is drawn")
         unknown = np.mean(self.train.store.tokens[:10_000_000] == self.train.specials.unk)
         if unknown > UNKNOWN_SHARE:
-            lines.append(f"{unknown:.0%} of the tokens are unknown to the vocabulary, and all read alike: take another --tokenizer")
+            lines.append(f"{unknown:.0%} of the tokens are unknown to the vocabulary, and all read alike: take another "
+                         "--tokenizer, or tokenizer_kind=unigram where it is WordPiece and words are of over 100 characters")
+        if (labels := len(self.heldout.batch(0, self._evaluated())["mlm_labels"])) < 500:
+            lines.append(f"{labels} masked tokens are held out: scores of so few are chance; give more text, or a larger "
+                         "heldout_fraction")
         if hps.whole_words and all(self.train.starts_word):
             lines.append("the tokenizer's pieces do not say where words begin: each counts as a word where masks are drawn")
         if hps.sentence_objective != "none" and (plan.label == NO_LABEL).all():

@@ -11,7 +11,7 @@ from data.errors import DataError
 from data.native.normalization import WHITE_SPACE, make_normalizer
 from data.native.unigram import UNKNOWN_PENALTY, lattice, viterbi
 from data.native.wordpiece import bert_words, longest_first
-from data.sentences import WITHOUT_BLANKS
+from data.sentences import JOINERS, WITHOUT_BLANKS
 
 SPECIALS = (("<pad>", "[PAD]"), ("<unk>", "[UNK]"), ("[CLS]",), ("[SEP]",), ("[MASK]",))
 
@@ -148,5 +148,5 @@ def word_starts(tokenizer: Tokenizer) -> list[bool]:
 
 
 def is_word(text: str) -> bool:
-    """Whether it is letters, with their marks, of a script that parts words by blanks; at least one."""
-    return text != "" and all(unicodedata.category(c)[0] in "LM" for c in text) and not WITHOUT_BLANKS.search(text)
+    """Whether it is letters, with their marks and joiners, of a script that parts words by blanks; at least one."""
+    return text != "" and all(c in JOINERS or unicodedata.category(c)[0] in "LM" for c in text) and not WITHOUT_BLANKS.search(text)

@@ -10,6 +10,7 @@ from pathlib import Path
 from data.errors import DataError
 from data.native.normalization import strip_accents
 from data.native.tokenizer import Tokenizer, special_ids
+from data.sentences import JOINERS
 
 ALBERT_SPECIALS = ("<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]")
 BERT_SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -53,16 +54,24 @@ def read_sentencepiece_model(data: bytes) -> tuple[list[tuple[str, float]], int,
 
     The numbers of the fields are those of sentencepiece_model.proto.
     """
-    pieces, kinds, charsmap, model_type = [], [], b"", UNIGRAM
+    pieces, kinds, charsmap, model_type, refused = [], [], b"", UNIGRAM, []
     for field, value in protobuf_fields(data):
         if field == 1:                                   # SentencePiece: 1 piece, 2 score, 3 type
             entry = dict(protobuf_fields(value))
             pieces.append((entry[1].decode(), entry.get(2, 0.0)))
             kinds.append(entry.get(3, 1))
-        elif field == 2:                                 # TrainerSpec: 3 model_type
-            model_type = dict(protobuf_fields(value)).get(3, UNIGRAM)
-        elif field == 3:                                 # NormalizerSpec: 2 precompiled_charsmap
-            charsmap = dict(protobuf_fields(value)).get(2, b"")
+        elif field == 2:          # TrainerSpec: 3 model_type, 22 split_by_whitespace, 24 treat_whitespace_as_suffix, 35 byte_fallback
+            entry = dict(protobuf_fields(value))
+            model_type = entry.get(3, UNIGRAM)
+            refused += ["treat_whitespace_as_suffix"] * entry.get(24, 0) + ["split_by_whitespace=false"] * (1 - entry.get(22, 1))
+            refused += ["byte_fallback"] * entry.get(35, 0)
+        elif field == 3:                                 # NormalizerSpec: 2 precompiled_charsmap, 3 add_dummy_prefix
+            entry = dict(protobuf_fields(value))
+            charsmap = entry.get(2, b"")
+            refused += ["add_dummy_prefix=false"] * (1 - entry.get(3, 1))
+    if refused:
+        raise DataError(f"trained with --{refused[0]}, which would be read otherwise here: train it without, or convert it to "
+                        "a tokenizer.json")
     if model_type != UNIGRAM or not pieces:
         raise DataError("not a Unigram SentencePiece model, which ALBERT needs")
     return pieces, kinds.index(UNKNOWN), charsmap
@@ -108,10 +117,16 @@ def albert_tokenizer(pieces: list[tuple[str, float]], unk_id: int, charsmap: byt
                      keep_accents: bool = False) -> Tokenizer:
     """Unigram with the normalisation of ALBERT's tokenization.py: quotes, NFKD, accents, case, blanks.
 
-    ``charsmap`` is applied after these; in its absence SentencePiece's rules ``nmt`` are, before them.
+    ``charsmap`` is applied after these; in its absence SentencePiece's rules ``nmt`` are, before them, and accents that are
+    kept are composed.
     """
-    steps = [{"type": "Replace", "pattern": {"String": quotes}, "content": '"'} for quotes in ("``", "''")]
-    steps += [] if charsmap else [{"type": "Nmt"}]
+    steps = [_replace(quotes, '"') for quotes in ("``", "''")]
+    if keep_accents and not charsmap:
+        kept = list(zip(JOINERS, "\ufdd0\ufdd1"))     # nmt would make blanks of them
+        steps += [*(_replace(joiner, stand_in) for joiner, stand_in in kept), {"type": "Nmt"},
+                  *(_replace(stand_in, joiner) for joiner, stand_in in kept), {"type": "NFC"}]
+    else:
+        steps += [] if charsmap else [{"type": "Nmt"}]
     steps += [] if keep_accents else [{"type": "NFKD"}, {"type": "StripAccents"}]
     steps += [{"type": "Lowercase"}] if lower else []
     if charsmap:
@@ -123,6 +138,10 @@ def albert_tokenizer(pieces: list[tuple[str, float]], unk_id: int, charsmap: byt
     ids = {piece: index for index, (piece, _) in enumerate(pieces)}
     return Tokenizer(_written(ALBERT_SPECIALS, ids, {"type": "Sequence", "normalizers": steps}, metaspace,
                               metaspace, model))
+
+
+def _replace(text: str, content: str) -> dict:
+    return {"type": "Replace", "pattern": {"String": text}, "content": content}
 
 
 def bert_tokenizer(pieces: list[str], lower: bool = True, strip_accents: bool | None = None,
@@ -178,8 +197,10 @@ def _read_albert_vocabulary(path: Path, pieces: list[tuple[str, float]], unk_id:
 
 
 def _read_bert_vocabulary(path: Path) -> Tokenizer:
+    """In the case that its settings say or, where there are none, its pieces."""
     settings = _settings_beside(path)
     # a piece of Chinese vocabularies is the line separator U+2028, at which splitlines would cut
-    return bert_tokenizer(path.read_text(encoding="utf-8").removesuffix("\n").split("\n"),
-                          settings.get("do_lower_case", True), settings.get("strip_accents"),
+    pieces = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    cased = any(piece != piece.lower() for piece in pieces if not re.fullmatch(r"\[.*\]|<.*>", piece))
+    return bert_tokenizer(pieces, settings.get("do_lower_case", bool(settings) or not cased), settings.get("strip_accents"),
                           settings.get("tokenize_chinese_chars", True))
