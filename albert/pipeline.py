@@ -278,6 +278,8 @@ class FillMask(Pipeline):
             before, token = text[:mask["start"]], mask["predictions"][0]["token"]
             if token.startswith("##"):                                    # WordPiece: it goes on with the word before
                 before, token = before.rstrip(), token[2:]
+            elif token[:1].isspace():                                     # byte-level BPE: it brings its blank along
+                before = before.rstrip()
             text = before + token + text[mask["end"]:]
         return {"filled": text, "masks": masks, "windows": len(windows)}
 
