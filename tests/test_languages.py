@@ -1,6 +1,7 @@
 """Text in other languages than English: vocabularies, whole words and sentences, in both pipelines."""
 import json
 import random
+import textwrap
 
 import pytest
 import sentencepiece
@@ -135,6 +136,16 @@ def test_padding_has_the_id_that_the_vocabulary_says(corpus, cache, tmp_path, pr
     assert result.code == 0 and "vocab_size=200 is not used" in result.out
     run, = (tmp_path / "runs").iterdir()
     assert json.loads(next(run.glob("checkpoints/*/config.json")).read_text())["pad_token_id"] == pieces.index("[PAD]")
+
+
+def test_wrapped_lines_are_said(corpus, cache, tmp_path, pretrain):
+    """Each would be a paragraph, and its sentences fragments."""
+    (tmp_path / "wrapped").mkdir()
+    for path in corpus.iterdir():
+        (tmp_path / "wrapped" / path.name).write_text("\n".join(textwrap.wrap(path.read_text(), 72)))
+    for text, said in ((corpus, False), (tmp_path / "wrapped", True)):
+        result = pretrain(arguments(text, cache, tmp_path, flags=["--dry-run"]))
+        assert result.code == 0 and ("where lines are wrapped, join those of one" in result.out) == said
 
 
 def test_marks_that_are_letters_and_text_that_is_unknown_are_said(corpus, cache, tmp_path, pretrain):

@@ -1,6 +1,7 @@
 """Pretraining as the loop sees it: updates from the token store, the two losses, held-out evaluation."""
 import ctypes
 import signal
+import unicodedata
 from contextlib import suppress
 from functools import partial
 from types import SimpleNamespace
@@ -33,6 +34,8 @@ class Pretraining:
     def __init__(self, store, tokenizer, hps, world, pipeline=fast):
         self.hps, self.world = hps, world
         specials, starts = pipeline.special_ids(tokenizer), pipeline.word_starts(tokenizer)
+        ends = [(tokenizer.id_to_token(index) or " ")[-1] for index in range(len(starts))]
+        self.closes = np.array([unicodedata.category(end)[0] in "PS" and end not in ",;-–—،、，" for end in ends])
         shape = dict(seq_len=hps.seq_len, max_ngram=hps.max_ngram, whole_words=hps.whole_words,
                      short_seq_prob=hps.short_seq_prob, sentence_objective=hps.sentence_objective)
         store, training, heldout = split(store, hps.heldout_fraction, 2 if hps.sentence_objective == "nsp" else 1)
@@ -61,10 +64,15 @@ class Pretraining:
         if (share := tokens[self.heldout.documents].sum() / tokens.sum()) > max(2 * hps.heldout_fraction, 0.2):
             lines.append(f"{share:.0%} of the tokens are held out, for heldout_fraction={hps.heldout_fraction:g} of the "
                          "documents: they are few and of unequal length; cut long ones, or try another --documents")
+        store = self.train.store
+        share = self.closes[store.tokens[store.sentence_offsets[1:100_001] - 1]].mean()
+        if share < 0.7 and hps.language not in ("th", "lo"):
+            lines.append(f"{share:.0%} of the sentences end in a mark (such as .!?), few for prose: each line end closes a "
+                         "paragraph; where lines are wrapped, join those of one")
         if (share := plan.length.sum() / tokens[self.train.documents].sum()) < 0.7:
             lines.append(f"an epoch reads {share:.0%} of the tokens: many sentences are longer than seq_len={hps.seq_len}, "
                          "and a part of each is drawn")
-        unknown = np.mean(self.train.store.tokens[:10_000_000] == self.train.specials.unk)
+        unknown = np.mean(store.tokens[:10_000_000] == self.train.specials.unk)
         if unknown > UNKNOWN_SHARE:
             lines.append(f"{unknown:.0%} of the tokens are unknown to the vocabulary, and all read alike: take another "
                          "--tokenizer, or tokenizer_kind=unigram where it is WordPiece and words are of over 100 characters")
