@@ -24,7 +24,7 @@ from data.examples import NO_LABEL
 from data.sources import open_source
 from data.store import prepare
 from trainer import distributed, machine
-from trainer.command import leave_with
+from trainer.command import DEFAULT_CACHE, leave_with
 from trainer.errors import RunError
 from trainer.pretraining import Pretraining
 from trainer.run import read_config
@@ -41,7 +41,7 @@ def main():
     config = read_config(args.run)
     if config["task"] != "pretrain":
         raise RunError(f"{args.run}: a run of {config['task']}; name one of main-pretrain.py")
-    config = SimpleNamespace(**{"language": "en"} | config | dict(
+    config = SimpleNamespace(**{"language": "en", "cache_dir": DEFAULT_CACHE} | config | dict(
         mask_prob=0.15, short_seq_prob=0.1, eval_sequences=10**9, micro_batch_size=64, batch_size=1))
     source = open_source(config.data, text_field=config.text_field, documents=config.documents, small=config.small)
     store, tokenizer = prepare(source, args.cache_dir or config.cache_dir, tokenizer=str(args.run), kind=config.tokenizer_kind,

@@ -32,7 +32,8 @@ REQUIRED_CHARACTERS = string.ascii_lowercase + string.digits + string.punctuatio
 LONGEST_WORD = 1 << 20  # bytes: in Chinese a paragraph has no blank; SentencePiece passes over what is longer
 UNKNOWN_SHARE = 0.02  # of a text's tokens, above which a user should know of it
 # whose vowels or tones are marks; of Korean the letters of a syllable would stand alone
-MARKED_LANGUAGES = frozenset("as bh bn bo dv dz gom gu hi ja km kn ko lo mai ml mr my ne new or pa pi sa sat si ta te th vi".split())
+MARKED_LANGUAGES = frozenset(
+    "as bh bn bo dv dz gom gu hi ja km kn ko lo mai ml mr my ne new or pa pi sa sat si ta te th vi".split())
 TRAINER_THREADS = 4  # a constant: sums of another number of parts round otherwise
 
 

@@ -86,8 +86,8 @@ class World:
         except dist.DistBackendError as error:     # NCCL's: all its lines, of which the last says what is wrong
             raise RunError(f"process {self.rank} of {self.size} can't exchange gradients: {' '.join(str(error).split())}; what "
                            "was saved before is untouched: go on with --resume") from None
-        except RuntimeError as error:              # gloo's is bare
-            if type(error) is not RuntimeError or "DataLoader worker" in str(error):
+        except RuntimeError as error:              # gloo's and the store's; a GPU's own and a batch worker's are no loss
+            if isinstance(error, torch.AcceleratorError) or "DataLoader worker" in str(error):
                 raise
             reason = str(error).strip().partition("\n")[0].partition(". ")[0]
             raise RunError(f"process {self.rank} of {self.size} has lost another one, which was killed or has failed "

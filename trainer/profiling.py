@@ -33,8 +33,9 @@ def _report(profiler, count, device, path):
     if path is not None:
         profiler.export_chrome_trace(str(path))
     rows, where = profiler.key_averages(), "self_cpu_time_total"
-    if device.type == "cuda":              # its kernels; operators have their kernels' time once more, and so have annotations
-        rows, where = [row for row in rows if row.device_type == DeviceType.CUDA and not row.is_user_annotation], "self_device_time_total"
+    if device.type == "cuda":              # its kernels: operators have their kernels' time once more, and so have annotations
+        rows = [row for row in rows if row.device_type == DeviceType.CUDA and not row.is_user_annotation]
+        where = "self_device_time_total"
     rows = sorted(rows, key=lambda row: -getattr(row, where))
     total = sum(getattr(row, where) for row in rows) or 1
     print(f"{count} updates profiled{f', trace in {path}' if path else ''}; the five costliest operations, with evaluations "

@@ -60,11 +60,11 @@ def read_sentencepiece_model(data: bytes) -> tuple[list[tuple[str, float]], int,
             entry = dict(protobuf_fields(value))
             pieces.append((entry[1].decode(), entry.get(2, 0.0)))
             kinds.append(entry.get(3, 1))
-        elif field == 2:          # TrainerSpec: 3 model_type, 22 split_by_whitespace, 24 treat_whitespace_as_suffix, 35 byte_fallback
+        elif field == 2:                                 # TrainerSpec: 3 model_type, 22, 24 and 35 options
             entry = dict(protobuf_fields(value))
             model_type = entry.get(3, UNIGRAM)
-            refused += ["treat_whitespace_as_suffix"] * entry.get(24, 0) + ["split_by_whitespace=false"] * (1 - entry.get(22, 1))
-            refused += ["byte_fallback"] * entry.get(35, 0)
+            refused += ["split_by_whitespace=false"] * (1 - entry.get(22, 1))
+            refused += ["treat_whitespace_as_suffix"] * entry.get(24, 0) + ["byte_fallback"] * entry.get(35, 0)
         elif field == 3:                                 # NormalizerSpec: 2 precompiled_charsmap, 3 add_dummy_prefix
             entry = dict(protobuf_fields(value))
             charsmap = entry.get(2, b"")
