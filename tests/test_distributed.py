@@ -8,6 +8,7 @@ import sys
 from types import SimpleNamespace
 
 import faults
+import numpy as np
 import pytest
 import torch
 from conftest import ROOT, arguments
@@ -198,6 +199,30 @@ def test_evaluation_is_shared_out(corpus, cache, settings, size):
 
     assert known(rows) == known([[tuple(row) for batch in alone.evaluation() for row in batch["input_ids"].tolist()]])
     assert len(known(rows)) == 29
+
+
+def test_every_seed_and_share_of_masks_is_scored_on_the_same(corpus, cache, settings):
+    (task,), (other,) = (tasks(corpus, cache, hps, 1) for hps in (
+        settings, SimpleNamespace(**vars(settings) | dict(seed=1, mask_prob=0.4))))
+    for ours, theirs in zip(task.evaluation(), other.evaluation(), strict=True):
+        assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_masks_are_drawn_as_the_run_is_set(corpus, cache, settings):
+    task, = tasks(corpus, cache, SimpleNamespace(**vars(settings) | dict(mask_prob=0.4, max_ngram=1)), 1)
+    batch = task.train.batch(0, np.arange(len(task.train.plan(0).label)))
+    assert len(batch["mlm_labels"]) / (batch["input_ids"] >= 4).sum() == pytest.approx(0.4, abs=0.02)
+    assert len(task.train.ngram_cdf) == 0
+
+
+def test_the_unigram_baseline_is_that_of_the_training_text(corpus, cache, settings):
+    task, = tasks(corpus, cache, settings, 1)
+    store = task.train.store
+    bounds = store.sentence_offsets[store.document_offsets]
+    text = np.concatenate([store.tokens[bounds[number]:bounds[number + 1]] for number in task.train.documents])
+    counts = np.bincount(text, minlength=len(task.train.starts_word)) + 1
+    labels = np.concatenate([batch["mlm_labels"] for batch in task.evaluation()])
+    assert task.unigram_loss == pytest.approx(-np.log(counts / counts.sum())[labels].mean())
 
 
 def test_fine_tuning_on_two_processes(corpus, cache, tmp_path):

@@ -20,6 +20,7 @@ from data.tokenizer import save_tokenizer, train_tokenizer
 from hps import HPS
 from trainer import checkpoints
 from trainer.finetuning import class_weights, weighted_cross_entropy
+from trainer.results import table
 from trainer.run import Run
 
 SMALL = ["batch_size=8", "micro_batch_size=4", "max_steps=6", "warmup_steps=1", "save_every=2", "eval_every=3",
@@ -170,6 +171,8 @@ def test_every_benchmark(checkpoint, benchmarks, tmp_path, finetune, task, metri
     assert int(step.name[5:]) == saved["best_step"]
     config = json.loads((run / "config.json").read_text())
     assert (config["task"], config["max_steps"]) == (task, 6)
+    recipe, model = HPS[f"finetune-{task}", config["model"]], json.loads((step / "config.json").read_text())
+    assert all(model[key] == getattr(recipe, key) for key in ("hidden_dropout_prob", "attention_probs_dropout_prob"))
 
 
 @pytest.mark.parametrize("task, flags, score", [
@@ -238,6 +241,27 @@ def test_submissions(checkpoint, benchmarks, tmp_path, finetune, task, folder, h
     assert {line[1] for line in lines} <= outcomes if outcomes else all(float(line[1]) for line in lines)
 
 
+def test_submitted_scores_stay_on_the_scale(checkpoint, tmp_path, finetune):
+    data = tmp_path / "STS-B"
+    data.mkdir()
+    for part in ("train", "dev"):
+        (data / f"{part}.tsv").write_text("index\tsentence1\tsentence2\tscore\n" + "0\tsun\tgold\t4\n1\tsun\train\t5\n" * 8)
+    (data / "test.tsv").write_text("index\tsentence1\tsentence2\n0\tsun\tgold\n")
+    settings = ["learning_rate=0", "max_steps=2"]
+    assert finetune(arguments(checkpoint, tmp_path, "stsb", "--data", data, settings=settings)).code == 0
+    run, = run_folders(tmp_path)
+    assert (run / "STS-B.tsv").read_text() == "index\tprediction\n0\t4.0\n"          # an untrained model says about 0
+
+
+def test_rows_are_no_longer_than_the_model_unless_asked(checkpoint, tables, tmp_path, finetune):
+    args = arguments(checkpoint, tmp_path, "classify", *own(tables, "--label", "verdict"))
+    args[args.index("seq_len=48")] = "max_steps=2"
+    result = finetune(args)
+    assert result.code == 0 and "positions extended" not in result.out
+    run, = run_folders(tmp_path)
+    assert json.loads((run / "config.json").read_text())["seq_len"] == 64
+
+
 def test_a_finished_run_and_options_without_a_meaning_are_refused(checkpoint, tables, tmp_path, finetune):
     flags = own(tables, "--label", "stars")
     refused(finetune(arguments(checkpoint, tmp_path, "regress", *flags, settings=["class_weights=balanced"])),
@@ -297,6 +321,11 @@ def test_seeds_and_sweep_end_in_one_table(checkpoint, tables, tmp_path, finetune
         result = finetune(arguments(checkpoint, tmp_path, "classify", *own(tables, "--label", "verdict"), "--sweep", values))
         refused(result, "attention='foo'" if "foo" in values else values.split("=")[0])
         assert not run_folders(tmp_path) and "--set learning_rate" not in result.err
+
+
+def test_the_spread_over_seeds_is_that_of_a_sample():
+    *_, row = table([("as set", {"accuracy": 0.8}), ("as set", {"accuracy": 0.9})], ("accuracy",)).splitlines()
+    assert "0.8500 ± 0.0707" in row
 
 
 def test_seeds_that_were_interrupted_go_on(checkpoint, tables, tmp_path, finetune):

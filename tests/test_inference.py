@@ -31,6 +31,8 @@ from albert.export import Plain, examples, export_onnx, export_torch, whole_mode
 from albert.pipeline import word_spans
 from data.asking import file_rows
 from data.conll import read_sentences
+from data.features import features
+from data.tasks import Examples
 from data.tokenizer import bert_tokenizer, for_masks, load_tokenizer, save_tokenizer
 
 HEADS = {"pretraining": albert.AlbertForPretraining, "classes": albert.AlbertForSequenceClassification,
@@ -193,6 +195,38 @@ def test_a_long_text_is_read_in_windows(models):
     assert len(answer["masks"]) == 1 and answer["filled"].startswith(text) and answer["filled"].endswith(text)
 
 
+def test_windows_count_by_their_tokens(models):
+    ask, text = pipeline("regress", models / "number"), " ".join(["sun", "rain"] * 60)
+    windows, = ask.rows([(text,)])
+    values, sizes = [float(number) for number in range(len(windows))], [len(window["ids"]) for window in windows]
+    assert len(set(sizes)) > 1
+    assert ask.answer((text,), list(zip(windows, values)))["value"] == pytest.approx(np.average(values, weights=sizes))
+
+
+@pytest.mark.parametrize("before, better", [(15, 0), (18, 1)])
+def test_a_mask_in_two_windows_is_guessed_where_it_stands_more_centrally(models, before, better):
+    fill = pipeline("fill-mask", models / "pretraining", top_k=1)
+    text = " ".join(["."] * before + ["[MASK]"] + ["."] * 12)                # "." is two tokens; windows overlap by 9 of 38
+    windows, = fill.rows([(text,)])
+    kept = [(window, (torch.tensor([[token]]), torch.tensor([[0.5]])))
+            for window, token in zip(windows, (10, 11), strict=True)]
+    for order in (kept, kept[::-1]):
+        guess = fill.answer((text,), order)["masks"][0]["predictions"][0]["token"]
+        assert guess == fill.tokenizer.decode([10 + better])
+
+
+def test_a_word_in_two_windows_is_tagged_where_it_stands_more_centrally(models):
+    tag, text = pipeline("tag", models / "tags"), " ".join(["."] * 30)
+    windows, = tag.rows([(text,)])
+    kept = [(window, ([label] * len(window["ids"]), [0.5] * len(window["ids"])))
+            for window, label in zip(windows, (0, 2), strict=True)]         # of the first all words are B-LOC
+    first, second = (window["words"] for window in windows)
+    both = set(first) & set(second)
+    nearer = {word for word in both if second.index(word) > len(first) - 1 - first.index(word)}
+    assert nearer and both - nearer
+    assert {entity["start"] // 2 for entity in tag.answer((text,), kept)["entities"]} == set(first) - nearer
+
+
 def test_entities(models):
     tag = pipeline("tag", models / "tags")
     names = {"sun": "B-LOC", "gold": "I-LOC", "rain": "I-LOC", ".": "O"}
@@ -251,6 +285,17 @@ def test_windows_of_a_context_overlap(models):
     assert len(windows) > 3 and all(start < end for start, end in zip(starts[1:], ends))
 
 
+def test_the_score_of_no_answer_is_the_least_of_all_windows(models):
+    answer, item = pipeline("qa", models / "span"), ("who", "sun rain " * 60)
+    windows, = answer.rows([item])
+    kept = []
+    for number, window in enumerate(windows):
+        logits = np.zeros(len(window["ids"]))
+        logits[0] = 2 if number == 1 else number + 3
+        kept.append((window, (logits, logits)))
+    assert len(windows) > 3 and answer.answer(item, kept)["no_answer_score"] == 4
+
+
 def test_choices(models):
     item = ("sun gold joy", "who", ["rain", "gold", "rust"])
     answer = pipeline("choose", models / "choice")(item)
@@ -260,6 +305,17 @@ def test_choices(models):
     choose = pipeline("choose", models / "choice")
     assert choose([("", "who", ["", "gold"]), ("", " ", ["sun", "gold"])])[1] == {}
     assert sum(choose(("", "who", ["", "gold"]))["probabilities"]) == pytest.approx(1)
+
+
+def test_choices_are_asked_as_they_were_learnt(models):
+    article, question, options = item = "sun gold joy", "who", ["rain", "gold", "rust"]
+    choose = pipeline("choose", models / "choice")
+    examples = Examples(["0"], {"article": [article], "question": [question], "options": [options]}, [0])
+    batch, (rows,) = features("choice", examples, choose.tokenizer, 40)[0].batch([0]), choose.rows([item])
+    learnt = [ids[mask].tolist() for ids, mask in zip(batch["input_ids"][0], batch["attention_mask"][0])]
+    pairs = [choose.tokenizer.encode(article, f"{question} {option}") for option in options]
+    assert [row["ids"] for row in rows] == learnt == [pair.ids for pair in pairs]
+    assert [row["types"] for row in rows] == [pair.type_ids for pair in pairs]
 
 
 def test_a_checkpoint_that_names_no_architecture(models, tmp_path):
@@ -757,6 +813,14 @@ def copied(models, name, folder, **changes):
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "SHA256SUMS").unlink(missing_ok=True)
     return folder
+
+
+def test_several_labels_are_those_that_are_likelier_than_not(models, tmp_path):
+    several = pipeline(None, copied(models, "classes", tmp_path / "several", problem_type="multi_label_classification"))
+    answers = several(["sun gold joy", "the rain and the rust of it", "grief"])
+    assert {len(answer["labels"]) for answer in answers} - {0, 3}
+    for answer in answers:
+        assert answer["labels"] == [label for label, p in answer["probabilities"].items() if p >= 0.5]
 
 
 def test_options_and_labels_without_a_meaning(models, tmp_path):

@@ -125,6 +125,22 @@ def test_without_a_sentence_objective_there_is_no_sentence_head():
     assert not any("pooler" in name or "sentence" in name for name, _ in model.named_parameters())
 
 
+@pytest.mark.parametrize("model_type, rate", [("albert", 0.3), ("bert", 0.0)])
+def test_bert_has_no_dropout_before_its_sentence_head(model_type, rate):
+    model = AlbertForPretraining(small(model_type=model_type, classifier_dropout_prob=0.3))
+    assert model.sentence_head.dropout.p == rate
+
+
+def test_dropout_acts_after_the_embeddings_and_before_the_classifier():
+    torch.manual_seed(0)
+    model = AlbertForSequenceClassification(small(hidden_dropout_prob=0.5, classifier_dropout_prob=0.5)).train()
+    seen = []
+    for layer in (model.albert.embeddings.projection, model.classifier.linear):
+        layer.register_forward_pre_hook(lambda layer, inputs: seen.append(inputs[0]))
+    model(torch.ones(16, 16, dtype=torch.long))
+    assert [float((values == 0).float().mean()) for values in seen] == pytest.approx([0.5, 0.5], abs=0.1)
+
+
 def test_the_outputs_have_their_shapes():
     input_ids, token_type_ids, mask = batch()
     config = small(num_labels=4)
@@ -214,6 +230,14 @@ def test_outputs_agree_with_transformers(tmp_path, family, ours, suffix, seed, d
             mine, theirs = real_tokens(mine, inputs[2]), real_tokens(theirs, inputs[2])
             assert mine.dtype == theirs.dtype and mine.shape == theirs.shape
             assert (mine - theirs).abs().max() <= tolerance * theirs.abs().max()
+
+
+def test_groups_of_several_layers_agree_with_transformers(tmp_path):
+    model, reference = random_pair(tmp_path, 0, Albert, "AlbertModel", num_hidden_layers=4, num_hidden_groups=2,
+                                   inner_group_num=2)
+    with torch.no_grad():
+        for mine, theirs in outputs_of(model, reference, random_batch(0, model.config, padded=False)):
+            torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("family", ["Albert", "Bert"])

@@ -82,6 +82,16 @@ def test_biases_and_norms_are_not_decayed_and_nothing_is_left_out(kind):
     assert sorted(seen) == sorted(names.values())
 
 
+@pytest.mark.parametrize("kind", ["lamb", "adamw", "muon"])
+def test_rates_and_moments_are_those_of_the_run(kind):
+    changes = dict(optimizer=kind, muon_learning_rate=0.05, adam_beta1=0.7, adam_beta2=0.8, adam_eps=0.1)
+    hps = SimpleNamespace(**vars(HPS["pretrain", "tiny"]) | changes)
+    *muon, adam = build_optimizers(small_model(), hps)
+    assert {(group["lr"], group["betas"], group["eps"]) for group in adam.param_groups} == {
+        (hps.learning_rate, (0.7, 0.8), 0.1)}
+    assert [group["lr"] for optimizer in muon for group in optimizer.param_groups] == [0.05] * (kind == "muon")
+
+
 def test_muon_takes_the_linear_layers_but_the_last():
     model = small_model()
     muon, _ = build_optimizers(model, HPS["pretrain", "tiny"])

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,8 +18,10 @@ from conftest import ROOT, arguments, refused, script
 from safetensors.torch import load_file
 
 from albert import AlbertForPretraining
+from data.examples import NO_LABEL
 from data.tokenizer import load_tokenizer
 from trainer import checkpoints
+from trainer.pretraining import Pretraining, split
 
 
 def only_run(folder):
@@ -70,6 +73,13 @@ def test_only_the_newest_and_the_best_are_kept(finished):
     steps = [int(path.name[5:]) for path in checkpoints.listed(run / "checkpoints")]
     best = checkpoints.newest(run / "checkpoints")[1]["best"]["step"]
     assert steps == sorted({8, 12, best})
+
+
+def test_the_best_step_has_the_least_held_out_loss(finished):
+    run, _ = finished
+    best = min((record for record in losses(run) if record["kind"] == "eval"), key=lambda record: record["loss"])
+    assert checkpoints.newest(run / "checkpoints")[1]["best"] == {
+        "step": best["step"], "score": -best["loss"], "loss": best["loss"]}
 
 
 def test_the_checkpoint_reloads_to_the_logged_score(finished, corpus, cache):
@@ -231,6 +241,18 @@ def test_one_document_is_held_out_by_its_last_part(corpus, cache, tmp_path, pret
     text.write_text("".join(path.read_text() for path in sorted(corpus.iterdir())))
     result = pretrain(arguments(text, cache, tmp_path, ["max_steps=3"], ["--no-save"]))
     assert result.code == 0 and "held-out MLM loss" in result.out
+
+
+def test_the_last_part_of_one_document_is_its_held_out_share():
+    store = SimpleNamespace(tokens=None, sentence_offsets=None, num_documents=1, num_sentences=100)
+    view, training, heldout = split(store, 0.1)
+    assert view.document_offsets.tolist() == [0, 90, 100] and (training.tolist(), heldout.tolist()) == ([0], [1])
+
+
+def test_neither_padding_nor_sequences_of_one_segment_are_counted():
+    batch = {"mlm_labels": torch.ones(5), "sentence_labels": torch.tensor([0, NO_LABEL, 1]),
+             "attention_mask": torch.arange(4) < torch.tensor([[4], [2], [3]])}
+    assert Pretraining.counts(None, batch) == {"mlm": 5, "sentence": 2, "tokens": 9}
 
 
 @pytest.mark.parametrize("settings, words", [

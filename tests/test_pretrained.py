@@ -107,6 +107,18 @@ def test_labels_travel(tmp_path):
     assert AlbertForTokenClassification.from_pretrained(tmp_path).config.id2label == labels
 
 
+@pytest.mark.parametrize("family, key", [("Albert", "classifier_dropout_prob"), ("Bert", "classifier_dropout")])
+def test_the_dropout_of_a_classifier_travels(tmp_path, family, key):
+    transformers = pytest.importorskip("transformers")
+    config = getattr(transformers, f"{family}Config")(**TINY | {"embedding_size": 16, key: 0.37})
+    counterpart = getattr(transformers, f"{family}ForSequenceClassification")
+    counterpart(config).save_pretrained(tmp_path / "theirs")
+    model = AlbertForSequenceClassification.from_pretrained(tmp_path / "theirs")
+    model.save_pretrained(tmp_path / "ours")
+    again = counterpart.from_pretrained(tmp_path / "ours")
+    assert model.classifier.dropout.p == again.dropout.p == 0.37
+
+
 RELEASED = {  # all keys of the released albert-base-v2's config.json, in a smaller shape
     "architectures": ["AlbertForMaskedLM"], "attention_probs_dropout_prob": 0, "bos_token_id": 2,
     "classifier_dropout_prob": 0.1, "down_scale_factor": 1, "embedding_size": 8, "eos_token_id": 3, "gap_size": 0,

@@ -85,6 +85,10 @@ def weights(trainer):
     return trainer.model.state_dict()
 
 
+def norm_of(gradients):
+    return float(torch.cat([gradient.flatten() for gradient in gradients if gradient is not None]).norm())
+
+
 @pytest.mark.parametrize("optimizer", ["muon", "lamb"])
 def test_a_scale_changes_no_bit(optimizer):
     plain, log = train(optimizer=optimizer)
@@ -164,6 +168,52 @@ def test_a_batch_of_little_weight_is_averaged_over_its_weight():
         Light.weight = weight
         norms.append(train(2, Light())[1][0]["gradient_norm"])
     assert norms[0] == pytest.approx(norms[1], rel=1e-5)
+
+
+def test_an_update_follows_the_gradient_of_the_mean_over_its_micro_batches():
+    model, task = model_of(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, classifier_dropout_prob=0.0), Task()
+    batches = [batch for _, batch in next(task.updates({"step": 0}))[1]]
+    loss = sum(task.sums(model, batch)["mlm_loss"] for batch in batches)
+    count = sum(task.counts(batch)["mlm"] for batch in batches)
+    expected = norm_of(torch.autograd.grad(loss / count, list(model.parameters()), allow_unused=True))
+    _, log = train(1, model=model)
+    assert log[0]["gradient_norm"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_gradients_are_clipped(monkeypatch):
+    trainer, _ = train(1, optimizer="adamw", clip_norm=0.01)
+    norms = []
+    monkeypatch.setattr(trainer.optimizers[0], "step", lambda: norms.append(norm_of(p.grad for p in trainer.params)))
+    trainer._update(next(trainer.task.updates({"step": 1}))[1], SimpleNamespace(signal=0))
+    assert norms == [pytest.approx(0.01, rel=1e-3)]
+
+
+def test_weights_of_each_optimizer_follow_the_schedule_at_its_own_rate():
+    trainer, _ = train(3, optimizer="muon")
+    rates = [optimizer.param_groups[0]["lr"] for optimizer in trainer.optimizers]
+    assert rates == pytest.approx([trainer.hps.muon_learning_rate / 2, trainer.hps.learning_rate / 2])
+
+
+def test_dropout_differs_between_micro_batches_updates_and_seeds(monkeypatch):
+    model, seed_of, seeds = model_of(), torch.manual_seed, []
+
+    def manual_seed(seed):
+        seeds.append(seed)
+        return seed_of(seed)
+    monkeypatch.setattr(torch, "manual_seed", manual_seed)
+    for seed in (0, 1):
+        train(2, model=model, seed=seed)
+    assert len(seeds) == len(set(seeds)) == 8                     # of two micro-batches each
+
+
+def test_restoring_takes_up_all_of_the_state(monkeypatch):
+    monkeypatch.setattr("trainer.checkpoints.restore_optimizers", lambda *args: None)
+    trainer, _ = train(1)
+    state = {"step": 7, "tokens": 99, "position": {"step": 7}, "window": {"mlm": 2.0, "mlm_loss": 5.0},
+             "best": {"step": 4, "score": -3.0, "loss": 3.0}, "scaler": {"scale": 8.0, "good": 5}}
+    trainer.restore(None, state)
+    found = {name: getattr(trainer, name) for name in state}
+    assert found | {"scaler": trainer.scaler.state_dict()} == state
 
 
 def test_scaling_gives_up():

@@ -46,6 +46,13 @@ def numbers(count):
     return [str(number) for number in range(count)]
 
 
+def task_of(task_class, kind, examples, tokenizer, labels=(), metrics=("f1",), seq_len=16, **changes):
+    """The task of these examples, to train on and held out."""
+    made, _ = features(kind, examples, tokenizer, seq_len, num_labels=len(labels))
+    data = TaskData(kind, examples, examples, metrics, list(labels))
+    return task_class(data, made, made, hyperparameters(**changes), WORLD)
+
+
 ROWS = [{"text": f"text {n}, with a comma", "label": ["no", "yes"][n % 2]} for n in range(20)]
 
 
@@ -152,6 +159,34 @@ def test_the_hub_is_asked_for_repositories_of_plain_files(monkeypatch):
     assert squad.train.labels == [[(3, "Rome")]] and race.dev.labels == [2, 2]
 
 
+def test_the_hub_s_classes_have_the_names_of_the_benchmark(monkeypatch):
+    monkeypatch.setattr(datasets, "load_dataset", lambda *names, split: datasets.Dataset.from_dict(
+        {"label": [0, 1], "idx": [0, 1], **dict.fromkeys(("sentence1", "sentence2", "question", "sentence", "premise",
+                                                          "hypothesis"), ["a", "b"])}))
+    names = {task: read_task(task).labels for task in ("rte", "qnli", "mnli", "sst2")}
+    assert names == {"rte": ["entailment", "not_entailment"], "qnli": ["entailment", "not_entailment"],
+                     "mnli": ["entailment", "neutral", "contradiction"], "sst2": ["0", "1"]}
+
+
+@pytest.mark.parametrize("task, rows, labels, scores", [
+    ("qnli", ["index\tquestion\tsentence\tlabel", "0\ta\tb\tentailment", "1\tc\td\tnot_entailment"], [0, 1], ("accuracy",)),
+    ("qqp", ["id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate", "0\t1\t2\ta\tb\t1", "1\t1\t2\tc\td\t0"], [1, 0],
+     ("f1", "accuracy"))])
+def test_pairs_of_questions_as_the_benchmark_has_them(tmp_path, task, rows, labels, scores):
+    for part in ("train", "dev"):
+        (tmp_path / f"{part}.tsv").write_text("\n".join(rows) + "\n")
+    read = read_task(task, tmp_path)
+    assert read.train.inputs == {"text": ["a", "c"], "pair": ["b", "d"]}
+    assert (read.train.labels, read.metrics) == (labels, scores)
+
+
+@pytest.mark.parametrize("number, kept", [(50, 50), (5000, 100), (30_000, 300)])
+def test_small_is_a_hundredth_of_the_training_data_and_at_least_a_hundred(number, kept):
+    examples = Examples(numbers(number), {"text": numbers(number)}, [0, 1] * (number // 2))
+    small = TaskData("classification", examples, examples, ("accuracy",), ["a", "b"], test={"x": examples}).small()
+    assert len(small.train) == len(set(small.train.ids)) == kept and len(small.dev) == number and not small.test
+
+
 def test_an_unreachable_hub_is_one_line(monkeypatch):
     def load_dataset(*names, split):
         raise ConnectionError("no route\nmore")
@@ -212,6 +247,15 @@ def test_first_sub_words_carry_the_tags(tokenizer):
         assert tokenizer.id_to_token(ids[word]).strip("▁") == text[:len(tokenizer.id_to_token(ids[word]).strip("▁"))]
 
 
+def test_words_that_are_cut_off_are_tagged_as_none(tokenizer):
+    examples = Examples(["0"], {"words": [["gold"] * 40]}, [[0] * 40])
+    task = task_of(Tagging, "tagging", examples, tokenizer, ["B-LOC", "O"], seq_len=20)
+    words = task.dev.batch([0])["words"]
+    (_, tags, _), = task.predictions([(np.array([0]), words, np.zeros_like(words), np.ones(words.shape))], examples)
+    seen = (words >= 0).sum()
+    assert tags.split() == ["B-LOC"] * seen + ["O"] * (40 - seen) and seen < 40
+
+
 def contexts(number=40):
     rng = random.Random(4)
     rows = []
@@ -253,6 +297,31 @@ def test_the_marks_of_a_last_letter_belong_to_the_answer(tokenizer, answer):
     made, _ = features("questions", examples, tokenizer, 40)
     start, end = (int(made.targets[name][0]) for name in ("start", "end"))
     assert context[made.spans["first"][start]:made.spans["last"][end]].strip() == answer
+
+
+def test_an_answer_begins_after_a_quotation_mark(tokenizer):
+    context = "sun 'Rome rain"
+    examples = Examples(["0"], {"question": ["who"], "context": [context]}, [[(5, "Rome")]])
+    made, _ = features("questions", examples, tokenizer, 40)
+    start, end = (int(made.targets[name][0]) for name in ("start", "end"))
+    assert context[made.spans["first"][start]:made.spans["last"][end]] == "Rome"
+
+
+def test_a_long_question_is_cut(tokenizer):
+    examples = Examples(["0"], {"question": ["sun " * 100], "context": ["rain " * 200]}, [[]])
+    made, notes = features("questions", examples, tokenizer, 96)
+    assert notes == ["1 questions are cut to 64 tokens"]
+    assert (made.batch([0])["token_type_ids"] == 0).sum() == 1 + 64 + 1
+
+
+def test_the_score_of_no_answer_is_the_least_of_all_windows(tokenizer):
+    examples = Examples(["0"], {"question": ["who"], "context": ["sun rain " * 60]}, [[]])
+    task = task_of(SpanAnswering, "questions", examples, tokenizer, seq_len=40)
+    starts = np.zeros((len(task.dev), 40), np.float32)
+    starts[:, 0] = np.arange(len(starts)) + 3
+    starts[1, 0] = 2
+    (_, none), = task._answers([(np.arange(len(starts)), starts, np.zeros_like(starts))])
+    assert len(starts) > 3 and none == 2
 
 
 def test_perfect_logits_give_perfect_scores(tokenizer):
@@ -335,10 +404,62 @@ def test_best_spans_are_those_of_a_search_of_all():
     assert [score for score, *_ in spans] == sorted((score for score, *_ in spans), reverse=True)
 
 
+def test_an_answer_has_thirty_tokens_at_most():
+    start, end = np.zeros(80), np.zeros(80)
+    start[10], end[[39, 40]] = 9, [5, 6]                          # tokens 10 to 39 are 30
+    spans, _ = best_spans(start, end, np.arange(80) > 0, np.ones(80, bool))
+    assert spans[0] == (14.0, 10, 39)
+
+
 def test_entities_are_scored_whole():
     scores = metrics.tagging(("f1", "precision", "recall", "accuracy"), [["B-LOC", "I-LOC", "O", "B-PER"]],
                              [["B-LOC", "O", "O", "B-PER"]])
     assert scores == {"f1": 0.5, "precision": 0.5, "recall": 0.5, "accuracy": 0.75}
+
+
+def test_groups_are_scored_by_their_own_rows():
+    scores = metrics.by_group(lambda gold, guess: {"accuracy": float((gold == guess).mean())}, ["m", "m", "n", "m"],
+                              np.array([0, 1, 0, 1]), np.array([0, 1, 1, 1]))
+    assert scores == {"accuracy": 0.75, "m_accuracy": 1.0, "n_accuracy": 0.0}
+
+
+@pytest.mark.parametrize("names, f1", [(["0", "1"], 2 / 3), (["no", "yes"], 1 / 3)])
+def test_f1_of_zero_and_one_is_that_of_one_and_of_other_classes_their_mean(tokenizer, names, f1):
+    examples = Examples(numbers(4), {"text": ["sun", "rain", "joy", "rust"]}, [0, 1, 1, 1])
+    task = task_of(Classification, "classification", examples, tokenizer, names)
+    assert task.metrics([(np.arange(4), np.eye(2)[[1, 1, 1, 0]])])["f1"] == pytest.approx(f1)
+
+
+def test_several_labels_are_scored_together_and_named(tokenizer):
+    examples = Examples(numbers(3), {"text": ["sun", "rain", "joy"]}, [[0], [0, 1], [0]])
+    task = task_of(MultiLabel, "multilabel", examples, tokenizer, ["a", "b"], ("f1", "accuracy"))
+    outputs = [(np.arange(3), np.array([[0.9, 0.1], [0.8, 0.3], [0.4, 0.2]]))]
+    assert task.metrics(outputs) == {"f1": pytest.approx(2 * 2 / (2 + 4)), "accuracy": pytest.approx(1 / 3)}
+    assert task.predictions(outputs, examples) == [("0", "a", 0.9), ("1", "a", pytest.approx(0.7)), ("2", "", 0.6)]
+
+
+def test_the_first_metric_chooses_the_best_step():
+    task = Finetuning(TaskData("classification", None, None, ("matthews", "accuracy")), None, None, hyperparameters(), WORLD)
+    assert task.goodness({"loss": 1.0, "accuracy": 0.2, "matthews": 0.7}) == 0.7
+
+
+@pytest.mark.parametrize("kind, task_class, inputs, labels", [
+    ("classification", Classification, {"text": ["sun", "rain", "joy", "rust"]}, [0, 0, 1, 0]),
+    ("tagging", Tagging, {"words": [["sun"], ["rain"], ["joy"], ["rust"]]}, [[0], [0], [1], [0]])])
+def test_balanced_losses_are_the_weighted_means_of_pytorch(tokenizer, kind, task_class, inputs, labels):
+    task = task_of(task_class, kind, Examples(numbers(4), inputs, labels), tokenizer, ["a", "b"], class_weights="balanced")
+    (_, batch), = task.micro_batches(task.dev, np.array([0, 2]))
+    gold = batch[task.target]
+    logits = torch.randn(*gold.shape, 2, generator=torch.Generator().manual_seed(0))
+    expected = torch.nn.functional.cross_entropy(logits.flatten(0, -2), gold.flatten(), torch.tensor([2 / 3, 2]))
+    assert float(task._losses(logits, batch)["label_loss"] / task.counts(batch)["label"]) == pytest.approx(float(expected))
+
+
+def test_balanced_weights_of_several_labels_are_of_those_with_and_those_without_each(tokenizer):
+    examples = Examples(numbers(4), {"text": ["sun", "rain", "joy", "rust"]}, [[0], [0], [0, 1], []])
+    task = task_of(MultiLabel, "multilabel", examples, tokenizer, ["a", "b"], class_weights="balanced")
+    (_, batch), = task.micro_batches(task.dev, np.array([0]))
+    assert task.counts(batch)["label"] == pytest.approx(4 / (2 * 3) + 4 / (2 * 3))      # three with a, three without b
 
 
 def test_a_constant_has_no_correlation():
@@ -361,6 +482,8 @@ def test_order_is_a_permutation_in_batches_of_one_length(tokenizer):
     for epoch in range(2):
         assert sorted(task.order(epoch)) == list(range(103))
         assert waste(task.order(epoch)) < 0.85 * waste(plain.order(epoch))
+    longest = [made.lengths[task.order(0)[n:n + 8]].max() for n in range(0, 96, 8)]
+    assert longest != sorted(longest)                                  # the batches themselves are in any order
     assert list(task.order(0)) != list(task.order(1))
     updates = task.updates({"epoch": 0, "sample": 96})
     assert [next(updates)[0] for _ in range(2)] == [{"epoch": 0, "sample": 103}, {"epoch": 1, "sample": 8}]
@@ -379,6 +502,14 @@ def test_features_are_kept(tokenizer, tmp_path):
     file.write_bytes(file.read_bytes()[:100])
     with pytest.raises(DataError, match="damaged"):
         features("questions", examples, tokenizer, 40, doc_stride=12, cache_dir=tmp_path)
+
+
+def test_features_of_other_lengths_and_labels_are_made_anew(tokenizer, tmp_path):
+    def made(labels, seq_len):
+        examples = Examples(numbers(2), {"text": ["sun gold joy rose " * 5, "rain"]}, labels)
+        return features("classification", examples, tokenizer, seq_len, cache_dir=tmp_path)[0]
+    assert made([0, 1], 24).lengths.max() == 24 and made([0, 1], 12).lengths.max() == 12
+    assert made([1, 0], 12).targets["labels"].tolist() == [1, 0]
 
 
 PEERS = {
@@ -608,6 +739,11 @@ def test_answers_that_are_empty_or_begin_before_the_text(tmp_path):
 def test_columns_of_conll_with_tabs_and_other_blanks_in_a_word(tmp_path):
     (tmp_path / "a.txt").write_text("12\u00a0000\tO\nRome\tB-LOC\n\n", encoding="utf-8")
     assert read_sentences(tmp_path / "a.txt")[:2] == ([["12\u00a0000", "Rome"]], [["O", "B-LOC"]])
+
+
+def test_lines_between_documents_are_no_words(tmp_path):
+    (tmp_path / "a.txt").write_text("-DOCSTART- -X- -X- O\n\nRome NNP I-NP B-LOC\n\n-DOCSTART- -X- -X- O\n\nsun NN I-NP O\n")
+    assert read_sentences(tmp_path / "a.txt") == ([["Rome"], ["sun"]], [["B-LOC"], ["O"]], [3, 7])
 
 
 def test_bilou_is_scored_as_bioes():
