@@ -4,9 +4,9 @@
     fill("the [MASK] sat on the mat")
 
 A pipeline takes one input, or a list of them, and returns a dictionary, or a list of them in the same order. An input
-is a text or, for the tasks of several texts, a tuple of them. A text that is longer than the model, or than the rows that
-it was fine-tuned on, is read in windows that overlap by a quarter; "windows" says in how many. An empty input is answered
-by an empty dictionary.
+is a text or, for the tasks of several texts, a tuple of them. A single text that is longer than the model, or than the rows
+that it was fine-tuned on, is read in windows that overlap by a quarter (a context in one every `doc_stride` tokens); "windows"
+says in how many. Of two texts the longer one is cut, and "cut" says so. An empty input is answered by an empty dictionary.
 """
 import logging
 import queue
@@ -434,7 +434,7 @@ class Tag(Pipeline):
 def word_spans(text: str) -> list[tuple[int, int]]:
     """(first, end) of each word: letters and digits with their marks, also on both sides of a hyphen or slash (Rome-Paris),
     numbers with their points (1,000.5), initials (J., U.N.), English endings ('s); stops or hyphens in a row; a Chinese or
-    Japanese character; any other character that is no blank. Of CoNLL's validation text 99 % of the words."""
+    Japanese character; any other character that is no blank."""
     words, goes_on = [], False                                  # whether the last word may go on
     for place, character in enumerate(text):
         before, after = text[place - 1:place], text[place + 1:place + 2]

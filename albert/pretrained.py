@@ -20,7 +20,7 @@ from albert.names import ARCHITECTURES, EXTENDED_SUFFIX, disk_name, expressible,
 
 logger = logging.getLogger("albert")
 
-# Configuration keys that from_pretrained can change: no weight of the encoder depends on them.
+# Configuration keys that from_pretrained can change: no weight of the encoder depends on them (Linformer's do on num_landmarks).
 CHANGEABLE = ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout_prob",
               "num_landmarks", "pinv_iterations", "pinv_init", "attention_window", "block_size", "blocks_per_row",
               "sentence_objective", "num_labels", "id2label", "problem_type")
@@ -319,7 +319,7 @@ def match_weights(model: PretrainedModel, stored: dict[str, torch.Tensor], folde
             if new_labels and name.startswith("classifier."):
                 renewed.add("classifier")
                 continue
-            raise ModelError(f"{folder}: {source} is {tuple(stored[source].shape)}, but config.json implies "
+            raise ModelError(f"{folder}: {source} is {tuple(stored[source].shape)}, but the configuration implies "
                              f"{tuple(parameter.shape)}")
         elif not stored[source].is_floating_point():
             raise ModelError(f"{folder}: {source} is {stored[source].dtype}, expected floating point")

@@ -53,7 +53,7 @@ def one_pass(model, seq_len, batch, attention, checkpointing, precision):
 
 def activations(args):
     print(f"{args.model[0]}, {args.batch} x {args.seq_len} tokens, {args.attention}, {args.precision}, CPU\n")
-    print("| activation checkpointing | peak memory | of it beside weights and gradients | seconds a pass |")
+    print("| activation checkpointing | peak memory | of it beyond program, weights and gradients | seconds a pass |")
     print("|---|---|---|---|")
     for flag in (False, True):
         call = [sys.executable, __file__, "pass", *sys.argv[2:], *["--checkpointing"] * flag]

@@ -6,7 +6,7 @@ updates of 16 sequences, at equal time.
         --variants "2048 tokens, softmax" "2048 tokens, nystrom" "2048 tokens, local"
 
 Each variant's speed is measured first, and its number of updates is what fits into the time, so that every learning
-rate has come down at the end. Prints a table and draws held-out loss against time.
+rate has come down at the end. Prints a table and draws held-out loss against the share of its time.
 """
 import argparse
 import json

@@ -17,7 +17,7 @@ from data.errors import DataError
 from data.examples import NO_LABEL
 from data.tokenizer import UNKNOWN_SHARE, special_ids
 
-QUESTION_TOKENS = 64                 # a longer question is cut, as in the release's run_squad.py
+QUESTION_TOKENS = 64                 # a longer question is cut, as in the release's run_squad_v2.py
 FORMAT = 5                           # of the cached files; a change of what they hold needs a new number
 _CHUNK = 1000
 _PADDING = {"token_type_ids": 0, "tags": NO_LABEL, "words": -1}

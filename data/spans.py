@@ -1,7 +1,7 @@
 """Answer spans from the logits of a window."""
 import numpy as np
 
-BEST_SPANS = 20              # as in the release's run_squad.py, tokens:
+BEST_SPANS = 20              # as in the release's run_squad_v2.py, tokens:
 ANSWER_TOKENS = 30
 
 

@@ -298,7 +298,7 @@ def test_a_model_that_has_diverged_is_not_scored(corpus, cache, tmp_path, pretra
                                                           "eval_every=2", "log_every=5"]))
     refused(result, "not finite at step 2")
     log, = tmp_path.glob("*/log.jsonl")
-    assert log.read_text() == "" and "held out" not in result.out
+    assert log.read_text() == "" and ": held out" not in result.out
 
 
 def test_resume_refuses(finished, corpus, cache, tmp_path, pretrain):

@@ -69,8 +69,8 @@ def digest_of(flags, hps):
 
 def resume_auto(args, world, task, digest):
     """Replace ``--resume auto`` by the newest run of ``task`` in the runs folder that was asked for by the same settings,
-    is not finished and has a checkpoint, or by None; true where there is one. Where torchrun starts again
-    because a process died when its run was finished, nothing is left to do, and this process ends."""
+    is not finished and has a checkpoint, or by None; true where there is one. If torchrun
+    restarts a run that had already finished, this process ends."""
     if args.resume != "auto":
         return False
     args.resume = world.from_main(lambda: _unfinished(args.runs_dir, task, digest))
@@ -114,9 +114,10 @@ def finished_run(runs_dir, task, digest, fingerprint):
 
 def how_to_call(script=None):
     """How to call a script, the running one where none is named, from here."""
-    python = os.path.relpath(sys.executable) if sys.executable.startswith(os.getcwd()) else "python"
     here = Path(sys.argv[0])
-    return shlex.join([python, str(here.with_name(script) if script else here)])
+    paths = sys.executable, str(here.with_name(script) if script else here)
+    python, called = (os.path.relpath(path) if os.path.abspath(path).startswith(os.getcwd() + os.sep) else path for path in paths)
+    return shlex.join([python if python != sys.executable else "python", called])
 
 
 def how_to_resume(trainer, run):

@@ -8,7 +8,7 @@ from albert.config import AlbertConfig
 
 class ValueConvolution(nn.Module):
     """Depthwise convolution of the values over the tokens, one filter for each head, no bias (the skip
-    connection of Nyströmformer, section 3.3). O(T · conv_kernel_size)."""
+    connection of Nyströmformer). O(T · conv_kernel_size)."""
 
     def __init__(self, config: AlbertConfig):
         super().__init__()
