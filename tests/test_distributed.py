@@ -121,6 +121,17 @@ def test_memory_that_runs_out_is_told_in_one_line(capsys, fault):
     assert leaving.value.code == 2 and said.count("\n") == 1 and "micro_batch_size" in said
 
 
+def test_commands_are_said_as_they_work_from_here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for executable, script, said in ((tmp_path / ".venv" / "python", "main-pretrain.py", ".venv/python main-inference.py"),
+                                     ("/usr/bin/python3", "my copy/main-pretrain.py", "python 'my copy/main-inference.py'"),
+                                     ("/usr/bin/python3", "/else where/main-pretrain.py", "python '/else where/main-inference.py'")):
+        monkeypatch.setattr(sys, "executable", str(executable))
+        monkeypatch.setattr(sys, "argv", [script])
+        assert command.how_to_call("main-inference.py") == said
+        assert command.how_to_call() == said.replace("inference", "pretrain")
+
+
 def test_what_fails_in_an_exchange_is_told_as_what_it_is():
     """NCCL's reason stands in its last line; what comes up in between has not to do with the other processes."""
     world = World(1, 8, torch.device("cpu"))

@@ -114,10 +114,10 @@ def finished_run(runs_dir, task, digest, fingerprint):
 
 def how_to_call(script=None):
     """How to call a script, the running one where none is named, from here."""
-    here = Path(sys.argv[0])
-    paths = sys.executable, str(here.with_name(script) if script else here)
-    python, called = (os.path.relpath(path) if os.path.abspath(path).startswith(os.getcwd() + os.sep) else path for path in paths)
-    return shlex.join([python if python != sys.executable else "python", called])
+    called = Path(os.path.abspath(sys.argv[0]))
+    paths = Path(sys.executable or "/python"), called.with_name(script or called.name)
+    python, called = (os.path.relpath(path) if path.is_relative_to(os.getcwd()) else str(path) for path in paths)
+    return shlex.join(["python" if os.path.isabs(python) else python, called])
 
 
 def how_to_resume(trainer, run):
