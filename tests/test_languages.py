@@ -125,6 +125,8 @@ def test_no_text_without_sentence_ends_is_lost():
 
 def test_an_unknown_language_is_refused(corpus, cache, tmp_path, pretrain):
     refused(pretrain(arguments(corpus, cache, tmp_path, ["language=english"])), "language=english", "de")
+    refused(pretrain(arguments(corpus, cache, tmp_path, ["language=jp"])), "language=jp", "--set language=ja")
+    refused(pretrain(arguments(corpus, cache, tmp_path, ["language=deu"])), "language=deu", "--set language=de")
 
 
 def test_padding_has_the_id_that_the_vocabulary_says(corpus, cache, tmp_path, pretrain):
