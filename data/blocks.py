@@ -23,7 +23,7 @@ from tokenizers import Tokenizer
 
 from data.errors import DataError
 from data.sentences import split_sentences
-from data.tokenizer import vocabulary_size
+from data.tokenizer import METASPACES, splits, vocabulary_size
 
 BLOCK_CHARACTERS = 1 << 20
 CACHED_WORDS = 1 << 18  # about 50 MB
@@ -118,13 +118,11 @@ class BlockEncoder:
 def encodes_by_word(tokenizer: Tokenizer) -> bool:
     """Whether the ids of a text are those of its parts between blanks (U+0020), one after the other."""
     parts = json.loads(tokenizer.to_str())
-    split, normalizer = parts["pre_tokenizer"] or {}, parts["normalizer"] or {}
+    (kinds, last), normalizer = splits(parts), parts["normalizer"] or {}
     steps = {step["type"] for step in [normalizer, *normalizer.get("normalizers", [])] if step}
-    splits = split.get("pretokenizers", [split])              # ALBERT's on the hub: WhitespaceSplit, Metaspace
-    metaspace = ([step.get("type") for step in splits] in (["Metaspace"], ["WhitespaceSplit", "Metaspace"])
-                 and splits[-1].get("prepend_scheme") in ("always", "first") and splits[-1].get("split", True)
+    metaspace = (kinds in METASPACES and last.get("prepend_scheme") in ("always", "first") and last.get("split", True)
                  and parts["model"]["type"] == "Unigram")
-    wordpiece = split.get("type") == "BertPreTokenizer" and parts["model"]["type"] == "WordPiece"
+    wordpiece = (parts["pre_tokenizer"] or {}).get("type") == "BertPreTokenizer" and parts["model"]["type"] == "WordPiece"
     return (metaspace or wordpiece) and steps <= INDEPENDENT_NORMALIZERS and not any(
         " " in token["content"] or token["single_word"] for token in parts["added_tokens"])
 

@@ -29,6 +29,7 @@ BERT_SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 SAMPLE_BYTES = 50_000_000   # SentencePiece takes about 20 bytes of memory for each
 CHARACTER_COVERAGE = 0.99995  # as ALBERT's vocabulary was trained; the rarest characters become <unk>,
 REQUIRED_CHARACTERS = string.ascii_lowercase + string.digits + string.punctuation  # but never these
+METASPACES = ["Metaspace"], ["WhitespaceSplit", "Metaspace"]  # the latter of ALBERT's on the hub
 LONGEST_WORD = 1 << 20  # bytes: in Chinese a paragraph has no blank; SentencePiece passes over what is longer
 UNKNOWN_SHARE = 0.02  # of a text's tokens, above which a user should know of it
 # whose vowels or tones are marks; of Korean the letters of a syllable would stand alone
@@ -171,13 +172,12 @@ def albert_tokenizer(vocabulary, unk_id: int, charsmap: bytes = b"", lower: bool
     are composed (NFC).
     """
     steps = [normalizers.Replace("``", '"'), normalizers.Replace("''", '"')]
-    if keep_accents and not charsmap:
-        # `nmt` makes blanks of the joiners that words of Sinhala, Persian or Hindi have within them
-        kept = list(zip(JOINERS, "\ufdd0\ufdd1"))  # no characters of any text
+    # `nmt` makes blanks of the joiners that words of Sinhala, Persian or Hindi have within them
+    kept = list(zip(JOINERS, "\ufdd0\ufdd1")) if keep_accents else []         # no characters of any text
+    if not charsmap:
         steps += [*(normalizers.Replace(joiner, stand_in) for joiner, stand_in in kept), normalizers.Nmt(),
-                  *(normalizers.Replace(stand_in, joiner) for joiner, stand_in in kept), normalizers.NFC()]
-    else:
-        steps += [] if charsmap else [normalizers.Nmt()]
+                  *(normalizers.Replace(stand_in, joiner) for joiner, stand_in in kept)]
+        steps += [normalizers.NFC()] if keep_accents else []
     steps += [] if keep_accents else [normalizers.NFKD(), normalizers.StripAccents()]
     steps += [normalizers.Lowercase()] if lower else []
     steps += [normalizers.Precompiled(charsmap)] if charsmap else []
@@ -189,6 +189,13 @@ def albert_tokenizer(vocabulary, unk_id: int, charsmap: bytes = b"", lower: bool
     return _with_specials(tokenizer, ALBERT_SPECIALS)
 
 
+def splits(parts: dict) -> tuple[list[str], dict]:
+    """The kinds of the steps that a tokenizer.json, parsed, splits a text by, and the last step."""
+    split = parts["pre_tokenizer"] or {}
+    steps = split.get("pretokenizers", [split])
+    return [step.get("type") for step in steps], steps[-1]
+
+
 def for_masks(tokenizer: Tokenizer) -> Tokenizer:
     """The tokenizer that reads a text with [MASK] in it as training does, where ids are replaced: what follows a mask without a
     blank begins no word, and a blank before a mask is no piece. Texts without special tokens keep their ids.
@@ -196,16 +203,14 @@ def for_masks(tokenizer: Tokenizer) -> Tokenizer:
     🤗 Tokenizers puts `▁` before each part of a text between special tokens, as Transformers does for ALBERT.
     """
     parts = json.loads(tokenizer.to_str())
-    splits = parts["pre_tokenizer"] or {}
-    splits = splits.get("pretokenizers", [splits])
-    kinds = [step.get("type") for step in splits]
-    if kinds in (["Metaspace"], ["WhitespaceSplit", "Metaspace"]) and splits[-1].get("prepend_scheme") == "always":
+    kinds, last = splits(parts)
+    if kinds in METASPACES and last.get("prepend_scheme") == "always":
         steps = parts["normalizer"] or {"type": "Sequence", "normalizers": []}
         steps = [step for step in steps.get("normalizers", [steps]) if step["type"] != "Strip"]
         parts["normalizer"] = {"type": "Sequence", "normalizers": [
             *steps, {"type": "Replace", "pattern": {"Regex": r"\s+"}, "content": " "},
             {"type": "Strip", "strip_left": False, "strip_right": True}]}
-        parts["pre_tokenizer"] = {**splits[-1], "prepend_scheme": "first"}
+        parts["pre_tokenizer"] = {**last, "prepend_scheme": "first"}
     elif "ByteLevel" in kinds:
         mask = special_ids(tokenizer).mask
         parts["added_tokens"] = [{**token, "lstrip": token["lstrip"] or token["id"] == mask} for token in parts["added_tokens"]]
@@ -448,9 +453,9 @@ def _read_bert_vocabulary(path: Path, settings: dict) -> Tokenizer:
     try:
         # a piece of Chinese vocabularies is the line separator U+2028, at which splitlines would cut
         pieces = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
-        cased = any(piece != piece.lower() for piece in pieces if not re.fullmatch(r"\[.*\]|<.*>", piece))
+        settings = settings or _as_written(pieces)
         return bert_tokenizer({piece: index for index, piece in enumerate(pieces)},
-                              settings.get("do_lower_case", bool(settings) or not cased), settings.get("strip_accents"),
+                              settings.get("do_lower_case", True), settings.get("strip_accents"),
                               settings.get("tokenize_chinese_chars", True))
     except (ValueError, TypeError) as error:        # DataError, what decoding raises, and settings of another type
         raise DataError(f"{path}: {error}") from None

@@ -353,7 +353,7 @@ def test_a_vocab_txt_alone_is_read_in_the_case_of_its_pieces(tmp_path):
         assert load_tokenizer(tmp_path).encode(text).ids == [2, 5, 3] and load_native(tmp_path).encode(text) == [5]
 
 
-def test_a_mask_takes_the_place_of_a_piece(tmp_path):
+def test_a_mask_takes_the_place_of_a_piece():
     """Of a text without special tokens nothing changes, and so the store of a corpus can't."""
     tokenizer = train_tokenizer(paragraphs(), "unigram", 200, seed=0, progress=False)
     reader = for_masks(tokenizer)

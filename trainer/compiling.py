@@ -14,7 +14,7 @@ def compile_blocks(model, seq_len, device):
     """Compile the encoder's blocks, each for every shape that it meets: ALBERT's shared block once for all layers.
 
     Batches are padded to one of a few lengths on their way through the encoder; no result depends on padding. Returns a
-    line that says what was done. Raises RunError where there is no C++ compiler, which PyTorch needs on a CPU.
+    line that says what was done. Raises RunError where there is no compiler, which PyTorch needs on a CPU and Triton on a GPU.
     """
     compilers = [os.environ.get("CXX", "g++")] if device.type == "cpu" else [os.environ.get("CC", "cc"), "gcc", "clang"]
     if not any(map(shutil.which, compilers)):

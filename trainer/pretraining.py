@@ -32,10 +32,8 @@ class Pretraining:
     sum_names = ("mlm_loss", "mlm_correct", "sentence_loss", "sentence_correct")
 
     def __init__(self, store, tokenizer, hps, world, pipeline=fast):
-        self.hps, self.world = hps, world
+        self.hps, self.world, self.tokenizer = hps, world, tokenizer
         specials, starts = pipeline.special_ids(tokenizer), pipeline.word_starts(tokenizer)
-        ends = [(tokenizer.id_to_token(index) or " ")[-1] for index in range(len(starts))]
-        self.closes = np.array([unicodedata.category(end)[0] in "PS" and end not in ",;-–—،、，" for end in ends])
         shape = dict(seq_len=hps.seq_len, max_ngram=hps.max_ngram, whole_words=hps.whole_words,
                      short_seq_prob=hps.short_seq_prob, sentence_objective=hps.sentence_objective)
         store, training, heldout = split(store, hps.heldout_fraction, 2 if hps.sentence_objective == "nsp" else 1)
@@ -49,7 +47,8 @@ class Pretraining:
             less = f", or --set batch_size={available // 2}" if available > 1 else ""
             raise DataError(f"the corpus makes {available} training sequences of {hps.seq_len} tokens, fewer than one "
                             f"batch: give more text{less}")
-        self.unigram_loss = self._unigram_loss()
+        labels = self.heldout.batch(0, self._evaluated())["mlm_labels"]
+        self.heldout_labels, self.unigram_loss = len(labels), self._unigram_loss(labels)
 
     def _document_tokens(self):
         store = self.train.store
@@ -65,7 +64,8 @@ class Pretraining:
             lines.append(f"{share:.0%} of the tokens are held out, for heldout_fraction={hps.heldout_fraction:g} of the "
                          "documents: they are few and of unequal length; cut long ones, or try another --documents")
         store = self.train.store
-        share = self.closes[store.tokens[store.sentence_offsets[1:100_001] - 1]].mean()
+        last, counts = np.unique(store.tokens[store.sentence_offsets[1:100_001] - 1], return_counts=True)
+        share = np.average([_closes(self.tokenizer.id_to_token(int(token)) or " ") for token in last], weights=counts)
         if share < 0.7 and hps.language not in ("th", "lo"):
             lines.append(f"{share:.0%} of the sentences end in a mark (such as .!?), few for prose: each line end closes a "
                          "paragraph; where lines are wrapped, join those of one")
@@ -76,8 +76,8 @@ class Pretraining:
         if unknown > UNKNOWN_SHARE:
             lines.append(f"{unknown:.0%} of the tokens are unknown to the vocabulary, and all read alike: take another "
                          "--tokenizer, or tokenizer_kind=unigram where it is WordPiece and words are of over 100 characters")
-        if (labels := len(self.heldout.batch(0, self._evaluated())["mlm_labels"])) < 500:
-            lines.append(f"{labels} masked tokens are held out: scores of so few are chance; give more text, or a larger "
+        if self.heldout_labels < 500:
+            lines.append(f"{self.heldout_labels} masked tokens are held out: scores of so few are chance; give more text, or a larger "
                          "heldout_fraction")
         if hps.whole_words and all(self.train.starts_word):
             lines.append("the tokenizer's pieces do not say where words begin: each counts as a word where masks are drawn")
@@ -160,7 +160,7 @@ class Pretraining:
                     f"{scores['sentence_accuracy']:.3f}"
         return text
 
-    def _unigram_loss(self, limit=50_000_000):
+    def _unigram_loss(self, labels, limit=50_000_000):
         """Cross-entropy (nats) of the held-out masked tokens under the frequencies of the first training tokens."""
         store, size = self.train.store, len(self.train.starts_word)
         counts = np.bincount(store.tokens[:limit], minlength=size)
@@ -168,11 +168,15 @@ class Pretraining:
         for document in self.heldout.documents[bounds[self.heldout.documents] < limit]:
             counts -= np.bincount(store.tokens[bounds[document]:bounds[document + 1]], minlength=size)
         logs = np.log((counts + 1) / (counts.sum() + size))
-        labels = self.heldout.batch(0, self._evaluated())["mlm_labels"]
         if not len(labels):
             raise DataError("the held-out documents are too short to mask a token: give more text, or a larger "
                             "--set heldout_fraction")
         return float(-logs[labels].mean())
+
+
+def _closes(piece):
+    """Whether a piece ends in a mark that a sentence may end in."""
+    return unicodedata.category(piece[-1])[0] in "PS" and piece[-1] not in ",;-–—،、，"
 
 
 class _Updates(Dataset):

@@ -4,7 +4,7 @@ import json
 import re
 import struct
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from data.errors import DataError
@@ -54,27 +54,23 @@ def read_sentencepiece_model(data: bytes) -> tuple[list[tuple[str, float]], int,
 
     The numbers of the fields are those of sentencepiece_model.proto.
     """
-    pieces, kinds, charsmap, model_type, refused = [], [], b"", UNIGRAM, []
+    pieces, kinds, specs = [], [], {2: {}, 3: {}}        # TrainerSpec and NormalizerSpec: values by their fields
     for field, value in protobuf_fields(data):
         if field == 1:                                   # SentencePiece: 1 piece, 2 score, 3 type
             entry = dict(protobuf_fields(value))
             pieces.append((entry[1].decode(), entry.get(2, 0.0)))
             kinds.append(entry.get(3, 1))
-        elif field == 2:                                 # TrainerSpec: 3 model_type, 22, 24 and 35 options
-            entry = dict(protobuf_fields(value))
-            model_type = entry.get(3, UNIGRAM)
-            refused += ["split_by_whitespace=false"] * (1 - entry.get(22, 1))
-            refused += ["treat_whitespace_as_suffix"] * entry.get(24, 0) + ["byte_fallback"] * entry.get(35, 0)
-        elif field == 3:                                 # NormalizerSpec: 2 precompiled_charsmap, 3 add_dummy_prefix
-            entry = dict(protobuf_fields(value))
-            charsmap = entry.get(2, b"")
-            refused += ["add_dummy_prefix=false"] * (1 - entry.get(3, 1))
-    if refused:
-        raise DataError(f"trained with --{refused[0]}, which would be read otherwise here: train it without, or convert it to "
-                        "a tokenizer.json")
-    if model_type != UNIGRAM or not pieces:
+        elif field in specs:
+            specs[field] = dict(protobuf_fields(value))
+    training, normalizer = specs[2], specs[3]
+    if training.get(3, UNIGRAM) != UNIGRAM or not pieces:
         raise DataError("not a Unigram SentencePiece model, which ALBERT needs")
-    return pieces, kinds.index(UNKNOWN), charsmap
+    for option, set_so in (("treat_whitespace_as_suffix", training.get(24)), ("split_by_whitespace=false", not training.get(22, 1)),
+                           ("add_dummy_prefix=false", not normalizer.get(3, 1)), ("byte_fallback", training.get(35))):
+        if set_so:
+            raise DataError(f"trained with --{option}, which would be read otherwise here: train it without, or convert it to "
+                            "a tokenizer.json")
+    return pieces, kinds.index(UNKNOWN), normalizer.get(2, b"")
 
 
 def protobuf_fields(data: bytes) -> Iterator[tuple[int, int | float | bytes]]:
@@ -121,12 +117,11 @@ def albert_tokenizer(pieces: list[tuple[str, float]], unk_id: int, charsmap: byt
     kept are composed.
     """
     steps = [_replace(quotes, '"') for quotes in ("``", "''")]
-    if keep_accents and not charsmap:
-        kept = list(zip(JOINERS, "\ufdd0\ufdd1"))     # nmt would make blanks of them
+    kept = list(zip(JOINERS, "\ufdd0\ufdd1")) if keep_accents else []          # nmt would make blanks of them
+    if not charsmap:
         steps += [*(_replace(joiner, stand_in) for joiner, stand_in in kept), {"type": "Nmt"},
-                  *(_replace(stand_in, joiner) for joiner, stand_in in kept), {"type": "NFC"}]
-    else:
-        steps += [] if charsmap else [{"type": "Nmt"}]
+                  *(_replace(stand_in, joiner) for joiner, stand_in in kept)]
+        steps += [{"type": "NFC"}] if keep_accents else []
     steps += [] if keep_accents else [{"type": "NFKD"}, {"type": "StripAccents"}]
     steps += [{"type": "Lowercase"}] if lower else []
     if charsmap:
@@ -183,11 +178,15 @@ def _settings_beside(path: Path) -> dict:
     return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
 
+def _as_written(pieces: Iterable[str]) -> dict:
+    """The settings of a vocabulary that come without: lower case and no accents where no piece has others."""
+    text = "".join(piece for piece in pieces if not re.fullmatch(r"\[.*\]|<.*>", piece))
+    return {"do_lower_case": text == text.lower(), "keep_accents": text != strip_accents(unicodedata.normalize("NFKD", text))}
+
+
 def _read_albert_vocabulary(path: Path, pieces: list[tuple[str, float]], unk_id: int, charsmap: bytes) -> Tokenizer:
     """In the case and with the accents that its settings say or, without any, that its pieces have."""
-    text = "".join(piece for piece, _ in pieces if not re.fullmatch(r"\[.*\]|<.*>", piece))
-    settings = _settings_beside(path) or {"do_lower_case": text == text.lower(), "keep_accents":
-                                          text != strip_accents(unicodedata.normalize("NFKD", text))}
+    settings = _settings_beside(path) or _as_written(piece for piece, _ in pieces)
     try:
         return albert_tokenizer(pieces, unk_id, charsmap, settings.get("do_lower_case", True),
                                 settings.get("keep_accents", False))
@@ -197,10 +196,9 @@ def _read_albert_vocabulary(path: Path, pieces: list[tuple[str, float]], unk_id:
 
 
 def _read_bert_vocabulary(path: Path) -> Tokenizer:
-    """In the case that its settings say or, where there are none, its pieces."""
-    settings = _settings_beside(path)
+    """In the case that its settings say or, without any, that its pieces have."""
     # a piece of Chinese vocabularies is the line separator U+2028, at which splitlines would cut
     pieces = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
-    cased = any(piece != piece.lower() for piece in pieces if not re.fullmatch(r"\[.*\]|<.*>", piece))
-    return bert_tokenizer(pieces, settings.get("do_lower_case", bool(settings) or not cased), settings.get("strip_accents"),
+    settings = _settings_beside(path) or _as_written(pieces)
+    return bert_tokenizer(pieces, settings.get("do_lower_case", True), settings.get("strip_accents"),
                           settings.get("tokenize_chinese_chars", True))
