@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -16,10 +17,11 @@ ACTIVATIONS = {
     "tanh": torch.tanh,
     "silu": F.silu,
 }
+Keep = Callable[[torch.Tensor], torch.Tensor]            # (B, T, H) to those of its tokens that are needed, (..., H)
 
 
 class AttentionBlock(nn.Module):
-    """Multi-head attention of any kind with its residual and LayerNorm: (B, T, H) to (B, T, H)."""
+    """Multi-head attention of any kind with its residual and LayerNorm: (B, T, H) to (B, T, H), or what `keep` leaves."""
 
     def __init__(self, config: AlbertConfig):
         super().__init__()
@@ -34,17 +36,19 @@ class AttentionBlock(nn.Module):
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
         self.norm = nn.LayerNorm(size, eps=config.layer_norm_eps)
 
-    def forward(self, hidden: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    def forward(self, hidden: torch.Tensor, mask: torch.Tensor | None, keep: Keep | None = None) -> torch.Tensor:
         inputs = self.norm(hidden) if self.pre_norm else hidden
         query, key, value = (rearrange(project(inputs), "b t (h d) -> b h t d", h=self.heads)
                              for project in (self.query, self.key, self.value))
         attended = rearrange(self.attend(query, key, value, mask), "b h t d -> b t (h d)")
+        if keep is not None:
+            hidden, attended = keep(hidden), keep(attended)
         hidden = hidden + self.dropout(self.output(attended))
         return hidden if self.pre_norm else self.norm(hidden)
 
 
 class FeedForward(nn.Module):
-    """The position-wise network with its residual and LayerNorm: (B, T, H) to (B, T, H)."""
+    """The position-wise network with its residual and LayerNorm: (..., H) to (..., H)."""
 
     def __init__(self, config: AlbertConfig):
         super().__init__()
@@ -79,8 +83,9 @@ class Encoder(nn.Module):
                               layer_indices(config, config.ffn_groups)))
         self.activation_checkpointing = False
 
-    def forward(self, hidden: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-        """hidden (B, T, H) and mask (B, T), true = token, to (B, T, H).
+    def forward(self, hidden: torch.Tensor, mask: torch.Tensor | None = None, keep: Keep | None = None) -> torch.Tensor:
+        """hidden (B, T, H) and mask (B, T), true = token, to (B, T, H), or to what `keep` leaves of it: the last layer's
+        attention sees all tokens, but what comes after it is computed of these alone.
 
         With `activation_checkpointing` only each step's input is kept for the backward pass, which computes the step
         again, with the same dropout (Chen et al. 2016): less memory, a third more time, the same gradients.
@@ -88,16 +93,17 @@ class Encoder(nn.Module):
         if self.norm is not None:
             # pre-LN normalises no sum on its way: under autocast all of them would be of the embeddings' 8 or 11 bits
             hidden = hidden.to(torch.promote_types(hidden.dtype, torch.float32))
-        for step in self.steps:
+        for step, kept in zip(self.steps, [None] * (len(self.steps) - 1) + [keep]):
             if self.activation_checkpointing and torch.is_grad_enabled():
-                hidden = checkpoint(self._step, step, hidden, mask, use_reentrant=False)
+                hidden = checkpoint(self._step, step, hidden, mask, kept, use_reentrant=False)
             else:
-                hidden = self._step(step, hidden, mask)
+                hidden = self._step(step, hidden, mask, kept)
         return hidden if self.norm is None else self.norm(hidden)
 
-    def _step(self, step: tuple[int, int], hidden: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    def _step(self, step: tuple[int, int], hidden: torch.Tensor, mask: torch.Tensor | None,
+              keep: Keep | None) -> torch.Tensor:
         attention, feed_forward = step
-        return self.feed_forward[feed_forward](self.attention[attention](hidden, mask))
+        return self.feed_forward[feed_forward](self.attention[attention](hidden, mask, keep))
 
 
 def layer_indices(config: AlbertConfig, groups: int) -> list[int]:

@@ -7,11 +7,6 @@ from torch.autograd.function import once_differentiable
 from albert.config import AlbertConfig
 from albert.encoder import ACTIVATIONS
 
-# `loss` fills up to a multiple of so many tokens: the count of masked ones is new in every batch, and a library that
-# prepares a product for its shape (oneDNN: 10 ms for 8,000 words) would never meet a shape again.
-ROWS = 64
-
-
 class MaskedLMHead(nn.Module):
     """Hidden states to vocabulary logits through the transposed word embeddings (BERT, ALBERT's release)."""
 
@@ -34,10 +29,9 @@ class MaskedLMHead(nn.Module):
 
     def loss(self, hidden: torch.Tensor, word_embeddings: torch.Tensor,
              labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Cross-entropy (nats, summed) of the logits of hidden (M, H) with labels (M,), and how many labels have the
-        largest logit: what `forward` leads to, without ever holding its (M, V) matrix."""
-        padded = F.pad(hidden, (0, 0, 0, -len(hidden) % ROWS))
-        inputs, device = self.transform(padded), hidden.device.type
+        """Cross-entropy (nats, summed) of the logits of hidden (at least M, H) with labels (M,), and how many labels have
+        the largest logit: what `forward` leads to, without ever holding its (M, V) matrix. Rows past M have no part in it."""
+        inputs, device = self.transform(hidden), hidden.device.type
         if torch.is_autocast_enabled(device):
             inputs = inputs.to(torch.get_autocast_dtype(device))
         decoder = word_embeddings, self.bias
@@ -58,7 +52,7 @@ class DecodedCrossEntropy(Function):
         precise = torch.promote_types(inputs.dtype, torch.float32)
         loss, correct = inputs.new_zeros((), dtype=precise), labels.new_zeros(())
         inputs_grad, bias_grad, weight_grad = torch.empty_like(inputs), torch.zeros_like(bias, dtype=precise), None
-        block = max(8 * piece // size // ROWS, 1) * ROWS      # tokens whose products are computed together
+        block = max(8 * piece // size // 64, 1) * 64      # tokens whose products are computed together
         for start in range(0, len(inputs), block):
             part = slice(start, start + block)
             logits = inputs[part] @ weight.T

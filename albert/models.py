@@ -5,9 +5,11 @@ Every model takes input_ids and token_type_ids (B, T), token_type_ids=None for o
 (B, T), 1 or true = token, 0 or false = padding, None = no padding.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
 
@@ -16,6 +18,10 @@ from albert.embeddings import Embeddings
 from albert.encoder import Encoder
 from albert.heads import ClassificationHead, MaskedLMHead
 from albert.pretrained import PretrainedModel, initialize
+
+# With labels the masked positions are filled up to a multiple of so many: their count is new in every batch, and a library
+# that prepares a product for its shape (oneDNN: 10 ms for 8,000 words) would never meet a shape again.
+ROWS = 64
 
 
 class PretrainingOutput(NamedTuple):
@@ -49,11 +55,26 @@ class Albert(PretrainedModel):
         initialize(self, config)
 
     def forward(self, input_ids: torch.Tensor, token_type_ids: torch.Tensor | None = None,
-                attention_mask: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor | None]:
-        mask = None if attention_mask is None else attention_mask.bool()
-        hidden = self.encoder(self.embeddings(input_ids, token_type_ids), mask)
-        pooled = None if self.pooler is None else torch.tanh(self.pooler(hidden[:, 0]))
-        return hidden, pooled
+                attention_mask: torch.Tensor | None = None,
+                positions: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """With positions (M,), indices into the flattened (B · T) tokens, the hidden states are theirs, (M, H), and the
+        last layer computes no others but those of the first tokens."""
+        mask, keep, (rows, length) = None if attention_mask is None else attention_mask.bool(), None, input_ids.shape
+        if positions is not None:
+            first = torch.arange(rows, device=input_ids.device) * length
+            keep = partial(_at, torch.cat([first, positions]))
+        hidden = self.encoder(self.embeddings(input_ids, token_type_ids), mask, keep)
+        first, hidden = (hidden[:, 0], hidden) if keep is None else (hidden[:rows], hidden[rows:])
+        return hidden, None if self.pooler is None else torch.tanh(self.pooler(first))
+
+    def pool(self, input_ids: torch.Tensor, token_type_ids: torch.Tensor | None,
+             attention_mask: torch.Tensor | None) -> torch.Tensor:
+        """The pooled first token (B, H) alone."""
+        return self(input_ids, token_type_ids, attention_mask, input_ids.new_empty(0))[1]
+
+
+def _at(positions: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
+    return rearrange(hidden, "b t h -> (b t) h").index_select(0, positions)
 
 
 class AlbertForPretraining(PretrainedModel):
@@ -78,11 +99,12 @@ class AlbertForPretraining(PretrainedModel):
                 attention_mask: torch.Tensor | None = None,
                 masked_positions: torch.Tensor | None = None,
                 mlm_labels: torch.Tensor | None = None) -> PretrainingOutput | PretrainingLoss:
-        """masked_positions (M,): indices into the flattened (B · T) tokens; the MLM head runs on no others. With
-        mlm_labels (M,), what stood there, a PretrainingLoss, for which the (M, V) logits are never held at once."""
-        hidden, pooled = self.albert(input_ids, token_type_ids, attention_mask)
-        if masked_positions is not None:
-            hidden = rearrange(hidden, "b t h -> (b t) h").index_select(0, masked_positions)
+        """masked_positions (M,): indices into the flattened (B · T) tokens; the MLM head runs on no others, nor does what
+        the last layer has after its attention. With mlm_labels (M,), what stood there, a PretrainingLoss, for which the
+        (M, V) logits are never held at once."""
+        if mlm_labels is not None:
+            masked_positions = F.pad(masked_positions, (0, -len(masked_positions) % ROWS))
+        hidden, pooled = self.albert(input_ids, token_type_ids, attention_mask, masked_positions)
         sop_logits = None if pooled is None else self.sentence_head(pooled)
         word_embeddings = self.albert.embeddings.word_embeddings.weight
         if mlm_labels is not None:
@@ -103,7 +125,7 @@ class AlbertForSequenceClassification(PretrainedModel):
 
     def forward(self, input_ids: torch.Tensor, token_type_ids: torch.Tensor | None = None,
                 attention_mask: torch.Tensor | None = None) -> torch.Tensor:
-        return self.classifier(self.albert(input_ids, token_type_ids, attention_mask)[1])
+        return self.classifier(self.albert.pool(input_ids, token_type_ids, attention_mask))
 
 
 class AlbertForTokenClassification(PretrainedModel):
@@ -152,5 +174,5 @@ class AlbertForMultipleChoice(PretrainedModel):
                 attention_mask: torch.Tensor | None = None) -> torch.Tensor:
         inputs = (None if tensor is None else rearrange(tensor, "b c t -> (b c) t")
                   for tensor in (input_ids, token_type_ids, attention_mask))
-        logits = self.classifier(self.albert(*inputs)[1])
+        logits = self.classifier(self.albert.pool(*inputs))
         return rearrange(logits, "(b c) 1 -> b c", b=input_ids.shape[0])

@@ -319,9 +319,9 @@ class Embed(Pipeline):
         return self._load_for(*["pooler"] * (self.pooling == "pooled"), otherwise=": leave pooling at mean")
 
     def read(self, batch, ids, types, mask):
-        hidden, pooled = self.model(ids, types, mask)
         if self.pooling == "pooled":
-            return pooled.float().cpu()
+            return self.model.pool(ids, types, mask).float().cpu()
+        hidden, _ = self.model(ids, types, mask)
         real = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask
         return ((hidden.float() * real[..., None]).sum(1) / real.sum(1, keepdim=True)).cpu()
 

@@ -137,7 +137,8 @@ def build(kind, precision, model, shape, layers, data, cache):
     world = distributed.World(0, 1, DEVICE)
     task = Pretraining(store, tokenizer, hps, world)
     batches = (micro_batches for _, micro_batches in task.updates(task.position()))
-    flops = rows * length * flops_per_token(AlbertConfig.from_dict(vars(hps)), length, hps.mask_prob)
+    flops = rows * length * flops_per_token(AlbertConfig.from_dict(vars(hps)), length, hps.mask_prob,
+                                            hps.mask_prob if kind == "ours" else 1.0)
     ceiling = matmul_flops(DEVICE, DTYPES[precision], rows * length, hps.hidden_size, hps.intermediate_size, repeats=30)
     if kind == "ours":
         trainer, received = Trainer(task, new_model(hps), tokenizer, hps, world, quiet=True), SimpleNamespace(signal=0)

@@ -109,14 +109,47 @@ def test_a_row_of_padding_alone_stays_finite_and_so_do_its_gradients():
         assert all(parameter.grad is None or parameter.grad.isfinite().all() for parameter in model.parameters())
 
 
-def test_the_mlm_head_runs_on_the_masked_positions_alone():
-    model = AlbertForPretraining(small()).eval()
-    input_ids, token_type_ids, mask = batch()
-    positions = torch.tensor([0, 3, 41, 199])
-    everywhere = model(input_ids, token_type_ids, mask).mlm_logits.flatten(0, 1)
-    chosen = model(input_ids, token_type_ids, mask, masked_positions=positions)
-    torch.testing.assert_close(chosen.mlm_logits, everywhere[positions])
-    assert chosen.sop_logits.shape == (5, 2)
+@pytest.mark.parametrize("changes", [*({"attention": kind} for kind in KINDS), {"norm_position": "pre"}, {"share": "none"},
+                                     {"inner_group_num": 2}, {"conv_kernel_size": 3, "attention": "softmax"},
+                                     {"model_type": "bert"}, {"sentence_objective": "none"}], ids=str)
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_what_comes_after_the_last_attention_runs_on_the_masked_positions_alone(changes, checkpointing):
+    torch.manual_seed(0)
+    model = AlbertForPretraining(small(**changes)).double()
+    model.albert.encoder.activation_checkpointing = checkpointing
+    inputs, labels = batch(), torch.randint(60, (4,))
+    positions, rows = torch.tensor([1, 3, 41, 199]), []
+    model.albert.encoder.feed_forward[-1].register_forward_hook(lambda module, _, output: rows.append(output.shape[:-1].numel()))
+
+    def gradients(mlm_logits, sop_logits):
+        loss = torch.nn.functional.cross_entropy(mlm_logits, labels)
+        model.zero_grad()
+        (loss if sop_logits is None else loss + sop_logits.square().sum()).backward()
+        return [torch.zeros_like(p) if p.grad is None else p.grad for p in model.parameters()]
+
+    torch.manual_seed(1)
+    everywhere = model(*inputs)
+    assert rows[-1] == inputs[0].numel()
+    torch.manual_seed(1)
+    chosen = model(*inputs, masked_positions=positions)
+    assert rows[-1] == len(positions) + len(inputs[0])
+    logits = everywhere.mlm_logits.flatten(0, 1)[positions]
+    torch.testing.assert_close(chosen.mlm_logits, logits, rtol=0, atol=1e-12)
+    torch.testing.assert_close(chosen.sop_logits, everywhere.sop_logits, rtol=0, atol=1e-12)
+    torch.testing.assert_close(gradients(*chosen), gradients(logits, everywhere.sop_logits), rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize("model_class", [AlbertForSequenceClassification, AlbertForMultipleChoice])
+def test_a_head_of_the_first_token_has_the_last_layer_compute_no_other(model_class):
+    model = model_class(small()).eval()
+    inputs, rows = batch(), []
+    if model_class is AlbertForMultipleChoice:
+        inputs = [tensor[:4].unflatten(0, (2, 2)) for tensor in inputs]
+    model.albert.encoder.feed_forward[-1].register_forward_hook(lambda module, _, output: rows.append(output.shape[:-1].numel()))
+    logits = model(*inputs)
+    assert rows == [inputs[0].numel()] * 2 + [inputs[0].shape[:-1].numel()]
+    flat = [tensor.flatten(0, -2) for tensor in inputs]
+    torch.testing.assert_close(logits, model.classifier(model.albert(*flat)[1]).view_as(logits))
 
 
 def test_without_a_sentence_objective_there_is_no_sentence_head():

@@ -23,16 +23,18 @@ SETTINGS = ["max_steps=6", "save_every=6", "eval_every=3", "precision=fp32"]
 @pytest.mark.parametrize("changes", [{}, {"share": "none"}, {"embedding_size": 32}, {"num_hidden_layers": 5},
                                      {"attention": "linear"}, {"attention": "linformer", "num_landmarks": 16},
                                      {"attention": "performer", "num_features": 32}])
-def test_operations_are_those_that_pytorch_counts(changes):
+@pytest.mark.parametrize("read", [1.0, 0.25])
+def test_operations_are_those_that_pytorch_counts(changes, read):
     shape = dict(vocab_size=100, embedding_size=16, hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
                  intermediate_size=64, max_position_embeddings=64, sentence_objective="none")
     config = AlbertConfig(**{**shape, **changes})
     model = AlbertForPretraining(config)
     math = torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH)
     with math, FlopCounterMode(display=False) as counter:
-        logits = model(torch.randint(5, 100, (4, 64))).mlm_logits
+        positions = None if read == 1 else torch.arange(0, 4 * 64, 4)
+        logits = model(torch.randint(5, 100, (4, 64)), masked_positions=positions).mlm_logits
         logits.sum().backward()
-    assert flops_per_token(config, 64, 1.0) * 4 * 64 == pytest.approx(counter.get_total_flops(), rel=0.02)
+    assert flops_per_token(config, 64, read, read) * 4 * 64 == pytest.approx(counter.get_total_flops(), rel=0.02)
 
 
 def test_a_peak_is_measured():

@@ -22,21 +22,25 @@ def compile_blocks(model, seq_len, device):
     # for each length training and scoring, a full and a last micro-batch, with and without a mask, in the type of the
     # embeddings and in that of a LayerNorm; the last micro-batch of an epoch may have any number of rows
     torch._dynamo.config.recompile_limit = torch._dynamo.config.accumulated_recompile_limit = 64 * _LENGTHS
-    encoder, width, lengths = model.albert.encoder, -(-seq_len // (8 * _LENGTHS)) * 8, []
+    encoder, width, undone = model.albert.encoder, -(-seq_len // (8 * _LENGTHS)) * 8, []
     positions = model.config.max_position_embeddings
 
     def pad(module, inputs):
-        hidden, mask = inputs
+        hidden, mask, keep = inputs
         batch, length, _ = hidden.shape
-        lengths.append(length)
+        undone.append((length, keep))
         missing = min(-length % width, positions - length)      # Linformer has no weights for more
-        if not missing:
-            return None
-        mask = hidden.new_ones(batch, length, dtype=torch.bool) if mask is None else mask
-        return F.pad(hidden, (0, 0, 0, missing)), F.pad(mask, (0, missing))
+        if missing:
+            mask = hidden.new_ones(batch, length, dtype=torch.bool) if mask is None else mask
+            hidden, mask = F.pad(hidden, (0, 0, 0, missing)), F.pad(mask, (0, missing))
+        return hidden, mask, None                   # of the tokens that are kept each batch has another number
+
+    def unpad(module, inputs, output):
+        length, keep = undone.pop()
+        return output[:, :length] if keep is None else keep(output[:, :length])
 
     encoder.register_forward_pre_hook(pad)
-    encoder.register_forward_hook(lambda module, inputs, output: output[:, :lengths.pop()])
+    encoder.register_forward_hook(unpad)
     blocks = [*encoder.attention, *encoder.feed_forward]
     for block in blocks:
         block.compile(dynamic=False)

@@ -10,9 +10,11 @@ _PEAKS = {"B200": 2.25e15, "H200": 989e12, "H100 PCIe": 756e12, "H100": 989e12, 
           "L40": 181e12, "L4": 121e12, "A10": 125e12, "V100": 125e12, "T4": 65e12, "RTX 4090": 165e12, "RTX 3090": 71e12}
 
 
-def flops_per_token(config, seq_len, mask_prob):
+def flops_per_token(config, seq_len, mask_prob, read):
     """Operations of one forward and backward pass over a token of a row of ``seq_len``: 6 for each weight of a matrix
     product (Kaplan et al. 2020, section 2.1) and 3 times those of attention. Shared layers count each time they run.
+    ``mask_prob`` of the tokens come to the MLM head; ``read``, a share too, are computed in the last layer after its
+    attention.
 
     Norms, activations, softmax and the pseudo-inverse are left out, as is usual.
     """
@@ -22,10 +24,11 @@ def flops_per_token(config, seq_len, mask_prob):
             "performer": 5 / 3 * config.num_features, "linear": config.head_dim,
             "local": min(config.attention_window, seq_len),
             "mra": min(config.block_size * config.blocks_per_row, seq_len)}.get(config.attention, seq_len)
-    layer = 4 * hidden ** 2 + 2 * hidden * config.intermediate_size + 2 * keys * hidden
+    attention, rest = 3 * hidden ** 2 + 2 * keys * hidden, hidden ** 2 + 2 * hidden * config.intermediate_size
+    layers = config.num_hidden_layers * config.inner_group_num
     projection = size * hidden if config.projects_embeddings else 0
     head = mask_prob * size * (hidden + config.vocab_size)
-    return 6 * (config.num_hidden_layers * config.inner_group_num * layer + projection + head)
+    return 6 * (layers * attention + (layers - 1 + read) * rest + projection + head)
 
 
 def peak_flops(device, dtype):

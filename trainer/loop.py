@@ -196,7 +196,7 @@ class Trainer:
         if not self.world.is_main:
             return
         speed, hps = tokens / clock.seconds, self.hps
-        flops = flops_per_token(self.model.config, hps.seq_len, getattr(hps, "mask_prob", 0.0))
+        flops = flops_per_token(self.model.config, hps.seq_len, getattr(hps, "mask_prob", 0.0), self.task.read)
         record = {"kind": "train", "step": self.step, "tokens": self.tokens, **scores,
                   "learning_rate": self.optimizers[-1].param_groups[0]["lr"],
                   **({"gradient_norm": float(norm)} if math.isfinite(norm) else {}), "loss_scale": self.scaler.scale,

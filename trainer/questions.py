@@ -10,6 +10,7 @@ from trainer.finetuning import Finetuning
 class SpanAnswering(Finetuning):
     """Cross-entropy of the start and of the end, their mean; [CLS] stands for no answer in this window."""
     target = "start"
+    read = 1.0
 
     def _losses(self, out, batch):
         losses = [F.cross_entropy(logits.float(), batch[name], reduction="sum")
