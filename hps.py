@@ -6,7 +6,6 @@ the model (``_albert_shared``), then the model (``_albert_base``), then task-and
 import ast
 import difflib
 import math
-import re
 from types import SimpleNamespace
 
 _common = dict(
@@ -258,18 +257,10 @@ _AT_LEAST = {
         "max_steps", "max_epochs", "max_ngram", "vocab_size", "bucket_batches", "doc_stride"),
     0: ("seed", "num_workers", "warmup_steps", "learning_rate", "muon_learning_rate", "weight_decay", "patience",
         "short_seq_prob", "warmup_share", "label_smoothing", "adam_beta1", "adam_beta2"),
-    2: ("type_vocab_size",),
     5: ("seq_len",),
 }
 _BELOW_ONE = ("mask_prob", "heldout_fraction", "adam_beta1", "adam_beta2", "warmup_share", "label_smoothing")
 _POSITIVE = ("mask_prob", "heldout_fraction", "clip_norm", "adam_eps")
-
-
-# Codes of countries, and of three letters, of which the splitter of sentences would know no rules and say nothing.
-_MISTAKEN_LANGUAGES = dict(pair.split(":") for pair in (
-    "jp:ja kr:ko cn:zh gr:el cz:cs dk:da ua:uk eng:en deu:de ger:de fra:fr fre:fr spa:es ita:it por:pt rus:ru jpn:ja kor:ko "
-    "zho:zh chi:zh ara:ar hin:hi tur:tr nld:nl dut:nl pol:pl ukr:uk ces:cs cze:cs ell:el gre:el dan:da swe:sv fin:fi nor:no "
-    "hun:hu ron:ro rum:ro bul:bg heb:he fas:fa per:fa urd:ur ben:bn tam:ta tel:te mar:mr vie:vi tha:th ind:id").split())
 
 
 def check(hps):
@@ -287,10 +278,6 @@ def check(hps):
         value = getattr(hps, key, None)
         if value is not None and not holds(value):
             raise SettingError(f"{key}={value}: it must be {words}")
-    if not re.fullmatch(r"[a-z]{2,3}(-[a-z-]+)?", getattr(hps, "language", "en")):
-        raise SettingError(f"language={hps.language}: write its code, such as en, de or zh")
-    if code := _MISTAKEN_LANGUAGES.get(getattr(hps, "language", "en")):
-        raise SettingError(f"language={hps.language}: the language with the code {code} is meant; --set language={code}")
     if None not in (hps.warmup_steps, hps.max_steps) and hps.warmup_steps >= hps.max_steps:
         raise SettingError(f"warmup_steps={hps.warmup_steps} is not below max_steps={hps.max_steps}: "
                            f"--set warmup_steps={hps.max_steps // 10}")

@@ -3,43 +3,32 @@ import argparse
 import copy
 import itertools
 import os
-import shlex
 import sys
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 
 import trainer.openmp  # noqa: F401 (before torch)
-from albert import (AlbertConfig, AlbertForMultipleChoice, AlbertForQuestionAnswering, AlbertForSequenceClassification,
-                    AlbertForTokenClassification)
-from albert.pretrained import checkpoint_folder, read_config as read_model_config
+from albert import AlbertConfig
+from albert.pretrained import checkpoint_folder, read_config
 from data.features import features
 from data.task_files import TASKS, read_task
 from data.tokenizer import load_tokenizer
 from hps import HPS, SettingError, check, override
 from trainer import checkpoints
-from trainer.classification import Classification, MultiLabel, Regression
-from trainer.command import (DEFAULT_CACHE, add_process_flags, digest_of, finished_run, how_to_call, how_to_resume, leave_with,
-                             refuse_changes, restore_process, resume_auto, resumed_at)
+from trainer.command import (DEFAULT_CACHE, digest_of, finished_run, how_to_resume, leave_with, parse, resume_auto,
+                             resumed_settings, where_it_runs)
 from trainer.errors import Diverged, RunError
-from trainer.initial import adapted_model, check_changes, check_vocabulary, freeze
 from trainer.finetuning import plan_steps
+from trainer.initial import adapted_model, check_changes, check_vocabulary, freeze
+from trainer.kinds import KINDS
 from trainer.loop import Trainer
-from trainer.questions import SpanAnswering
-from trainer.results import finish, table
-from trainer.run import begin, open_run, read_config, settings_of
-from trainer.tagging import Tagging
+from trainer.results import finish, say, table
+from trainer.run import begin, open_run, run_config
 
 # Flags that decide what is trained; they are kept in the run's config.json. The others say how this process runs.
 TRAINING_FLAGS = dict(task=None, init_from=None, model=None, data=None, dev=None, text="text", text_pair=None,
                       label="label", small=False, freeze=None)
-KINDS = {
-    "classification": (AlbertForSequenceClassification, Classification, "single_label_classification"),
-    "multilabel": (AlbertForSequenceClassification, MultiLabel, "multi_label_classification"),
-    "regression": (AlbertForSequenceClassification, Regression, "regression"),
-    "tagging": (AlbertForTokenClassification, Tagging, None),
-    "questions": (AlbertForQuestionAnswering, SpanAnswering, None),
-    "choice": (AlbertForMultipleChoice, Classification, None),
-}
 DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout_prob")
 
 
@@ -60,12 +49,9 @@ def parse_arguments():
     parser.add_argument("--freeze", metavar="WHAT", help="embeddings, or the number of first layers to leave as they are")
     parser.add_argument("--seeds", type=int, default=1, metavar="N", help="train N times, from seed on, and average")
     parser.add_argument("--sweep", action="append", default=[], metavar="KEY=V1,V2,...", help="train with each value")
-    add_process_flags(parser)
-    args = parser.parse_args()
+    args = parse(parser)
     if args.seeds < 1:
         parser.error(f"--seeds {args.seeds}: write a number from 1 on")
-    if args.resume and args.no_save:
-        parser.error("--resume goes on in the run's folder: leave --no-save out")
     if args.resume not in (None, "auto") and (args.sweep or args.seeds != 1):
         parser.error("--resume RUN goes on with one run: leave --sweep and --seeds out, or write --resume auto for all of them")
     return args
@@ -76,36 +62,26 @@ def settings(args):
     given = {name: value for name, value in vars(args).items() if name in TRAINING_FLAGS}
     given |= {name: os.path.abspath(os.path.expanduser(given[name])) for name in ("data", "dev") if given.get(name)}
     if args.resume not in (None, "auto"):
-        return resumed_settings(args, Path(args.resume), given)
+        # the data may lie elsewhere now; `finetune` compares it
+        flags, hps, keys = resumed_settings(args, TASKS, TRAINING_FLAGS, given, ["data", "dev"],
+                                            lambda flags: HPS[f"finetune-{flags.task}", flags.model], override)
+        check(hps)
+        if (Path(args.resume) / "metrics.json").exists():
+            raise RunError(f"--resume {args.resume}: the run is finished, see its metrics.json; to train on from it: "
+                           "--init-from")
+        return flags, hps, keys
     flags = SimpleNamespace(**TRAINING_FLAGS | given)
     if flags.task not in TASKS:
         raise RunError(f"--task {flags.task or '...'}: choose from {', '.join(TASKS)}")
     if not flags.init_from:
         raise RunError("--init-from: name the checkpoint to fine-tune, a run folder or one in the Hugging Face layout")
     if flags.model is None:
-        kind = read_model_config(checkpoint_folder(flags.init_from)).model_type
+        kind = read_config(checkpoint_folder(flags.init_from)).model_type
         flags.model = "base" if kind == "albert" else "bert-base"
-    hps = SimpleNamespace(**vars(HPS[f"finetune-{flags.task}", flags.model]))
+    hps = copy.copy(HPS[f"finetune-{flags.task}", flags.model])
     keys = override(hps, args.set)
     check_changes(keys)
     check(hps)
-    return flags, hps, keys
-
-
-def resumed_settings(args, folder, given):
-    config = read_config(folder)
-    if config.get("task") not in TASKS:
-        raise RunError(f"--resume {folder}: not a run of {Path(__file__).name}")
-    if (folder / "metrics.json").exists():
-        raise RunError(f"--resume {folder}: the run is finished, see its metrics.json; to train on from it: --init-from")
-    restore_process(args, folder, config)
-    flags = settings_of(folder, config, TRAINING_FLAGS)
-    hps = settings_of(folder, config, vars(HPS[f"finetune-{flags.task}", flags.model]))
-    keys = override(hps, args.set)
-    check(hps)
-    for name in ("data", "dev"):                                # they may lie elsewhere now; `finetune` compares the content
-        setattr(flags, name, given.pop(name, getattr(flags, name)))
-    refuse_changes(folder, config, given | {key: getattr(hps, key) for key in keys})
     return flags, hps, keys
 
 
@@ -131,27 +107,29 @@ def variants(args, hps, keys, kind):
             yield " ".join(assignments) or "as set", SimpleNamespace(**{**vars(swept), "seed": seed}), swept_keys
 
 
+def start(args, flags, hps, keys, data, world):
+    """The tokenizer, the model with lines that say how it was changed, and the path and state of the checkpoint of --resume."""
+    model_class, _, labels = KINDS[data.kind]
+    if args.resume:
+        if run_config(args.resume).get("fingerprint") != data.fingerprint:
+            raise RunError(f"--resume {args.resume}: the data has changed since the run began; start a new run")
+        path, state = world.from_main(lambda: checkpoints.newest(Path(args.resume) / "checkpoints"))
+        return load_tokenizer(args.resume), model_class.from_pretrained(path), [], path, state
+    folder = checkpoint_folder(flags.init_from)
+    tokenizer, config = load_tokenizer(folder), read_config(folder)
+    check_vocabulary(folder, config, tokenizer)
+    if "seq_len" not in keys:
+        hps.seq_len = min(hps.seq_len, config.max_position_embeddings)
+    changed = [*keys, *(key for key in DROPOUTS if getattr(hps, key) != getattr(config, key))]
+    if data.labels:
+        labels = labels | {"id2label": dict(enumerate(data.labels))}
+    return tokenizer, *adapted_model(folder, tokenizer, hps, changed, model_class, **labels), None, None
+
+
 def finetune(args, flags, hps, keys, data, world):
     """One run. Returns its trainer, its folder and the held-out scores of its best step, None if it was stopped."""
-    model_class, task_class, problem = KINDS[data.kind]
     asked = digest_of(flags, hps)
-    folder = Path(args.resume) if args.resume else checkpoint_folder(flags.init_from)
-    tokenizer, state = load_tokenizer(folder), None
-    if args.resume:
-        path, state = world.from_main(lambda: checkpoints.newest(folder / "checkpoints"))
-        model, changes = model_class.from_pretrained(path), []
-    else:
-        config = read_model_config(folder)
-        check_vocabulary(folder, config, tokenizer)
-        if "seq_len" not in keys:
-            hps.seq_len = min(hps.seq_len, config.max_position_embeddings)
-        changed = [*keys, *(key for key in DROPOUTS if getattr(hps, key) != getattr(config, key))]
-        labels = {"problem_type": problem} if problem else {}
-        if data.labels:
-            labels["id2label"] = dict(enumerate(data.labels))
-        elif data.kind in ("regression", "choice"):
-            labels["num_labels"] = 1
-        model, changes = adapted_model(folder, tokenizer, hps, changed, model_class, **labels)
+    tokenizer, model, changes, path, state = start(args, flags, hps, keys, data, world)
     if flags.freeze:
         freeze(model, flags.freeze)
     with world.main_first():
@@ -161,11 +139,9 @@ def finetune(args, flags, hps, keys, data, world):
     if not args.resume:
         plan_steps(hps, len(train), keys)
         check(hps)
-    task = task_class(data, train, dev, hps, world)
+    task = KINDS[data.kind][1](data, train, dev, hps, world)
     trainer = Trainer(task, model, tokenizer, hps, world, args.tqdm_off or not world.is_main, args.profile)
     if args.resume:
-        if read_config(folder).get("fingerprint") != data.fingerprint:
-            raise RunError(f"--resume {folder}: the data has changed since the run began; start a new run")
         trainer.restore(path, state)
     run = open_run(args, f"finetune-{flags.task}", {
         **vars(hps), **vars(flags), "kind": data.kind, "inputs": list(data.train.inputs),
@@ -175,13 +151,9 @@ def finetune(args, flags, hps, keys, data, world):
         print(*data.notes, *(f"training: {note}" for note in train_notes), *(f"held out: {note}" for note in dev_notes),
               *(f"{flags.init_from}: {line}" for line in changes),
               f"{flags.task}: {len(data.train):,} training examples, {len(data.dev):,} held out; {hps.max_steps:,} "
-              f"updates of {hps.batch_size}, {hps.attention} attention, on {world.device} in {trainer.precision}; "
-              f"{'nothing is saved' if run.path is None else f'run folder {run.path}'}{resumed_at(trainer)}", sep="\n",
-              flush=True)
-    try:
+              f"updates of {hps.batch_size}, {where_it_runs(trainer, run)}", sep="\n", flush=True)
+    with closing(run):
         trainer.fit(run)
-    finally:
-        run.close()
     return trainer, run, None if trainer.stopped else finish(
         trainer, run, flags.task, dict(zip(data.test, (made for made, _ in test))))
 
@@ -193,7 +165,7 @@ def main():
     data = read_task(flags.task, flags.data, flags.dev, flags.text, flags.text_pair, flags.label, flags.small)
     if args.no_save:
         data.test = {}
-    results, left, name = [], 0, f"finetune-{flags.task}"
+    results, code, name = [], 0, f"finetune-{flags.task}"
     planned = list(variants(args, hps, keys, data.kind))                                # all are checked before the first
     several = len(planned) > 1
     for number, (words, chosen, chosen_keys) in enumerate(planned, start=1):
@@ -219,23 +191,19 @@ def main():
         if trainer.stopped:
             if world.is_main and run.path is not None:
                 print(how_to_resume(trainer, None if several else run))
-            left = 128 + trainer.stopped
+            code = 128 + trainer.stopped
             break
         results.append((words, scores, run.path))
         if world.is_main:
-            print(f"\nbest of step {trainer.best['step']}: {trainer.task.summary(scores)}")
-            if run.path is not None:
-                files = ", ".join(["predictions.csv", *(f"{name}.tsv" for name in data.test)])
-                print(f"run folder:   {run.path}\npredictions:  {files} in it\n"
-                      f"ask it:       {how_to_call('main-inference.py')} {shlex.quote(str(run.path))} ...")
-    if not results and not left:
+            say(trainer, run, scores)
+    if not results and not code:
         raise RunError("none of the runs came to its end")
     if several and results and world.is_main:
         print(f"\n{table([result[:2] for result in results], data.metrics)}")
         *_, best = max(results, key=lambda result: result[1][data.metrics[0]])
         if best is not None:
             print(f"best run: {best}")
-    return left
+    return code
 
 
 if __name__ == "__main__":

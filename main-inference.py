@@ -11,8 +11,7 @@ import trainer.openmp  # noqa: F401 (before torch)
 from tqdm import tqdm
 
 from albert import ModelError, checkpoint_folder, pipeline
-from albert.names import expressible
-from data.asking import (FILES, WRITERS, argument_rows, body_of, file_rows, finished, has_lines, write_array,
+from data.asking import (WRITERS, argument_rows, check_output, file_rows, finished, has_lines, names_a_file, write_array,
                          write_table)
 from data.errors import DataError
 from trainer import machine
@@ -64,37 +63,14 @@ def parse_arguments():
         parser.error("--append goes on with the file that --output names")
     if args.interactive and (args.inputs or args.output or args.format):
         parser.error("--interactive takes no texts, --output or --format")
-    if args.output:
-        if args.output.suffix not in (".jsonl", ".csv", ".npy"):
-            parser.error(f"--output {args.output}: give it the suffix .jsonl, .csv or .npy")
-        if args.format:
-            parser.error("--output says the format by its suffix: leave --format out")
-        if args.output.exists() and not args.append:
-            parser.error(f"--output {args.output}: it exists; --append goes on with it")
-        if args.output.suffix == ".npy" and body_of(args.output).exists() and not args.append:
-            parser.error(f"--output {args.output}: an interrupted run left {body_of(args.output)}; --append goes on with "
-                         "it, or delete it")
-        if not args.output.parent.is_dir():
-            parser.error(f"--output {args.output}: there is no folder {args.output.parent}")
+    if args.output and args.format:
+        parser.error("--output says the format by its suffix: leave --format out")
     args.from_file = len(args.inputs) == 1 and names_a_file(args.inputs[0])
-    if args.from_file and has_lines(args.inputs[0]) and (args.text or args.text_pair):
-        parser.error("--text and --text-pair name columns of a table; lines have none")
-    if not args.from_file:
-        if args.append:
-            parser.error("--append goes on with the rows of a file or of -, not with texts")
-        for text in args.inputs:
-            if names_a_file(text) or os.path.isfile(text):
-                parser.error(f"{text}: give one file, of {' '.join(FILES)}, or -, and no texts beside it")
-            if text.lower().endswith(FILES):
-                print(f"{text}: there is no such file, it is read as a text", file=sys.stderr)
-        if args.text or args.text_pair:
-            parser.error("--text and --text-pair name columns of a file")
+    if args.append and not args.from_file:
+        parser.error("--append goes on with the rows of a file or of -, not with texts")
+    if (args.text or args.text_pair) and (not args.from_file or has_lines(args.inputs[0])):
+        parser.error("--text and --text-pair name columns of a table; texts and lines have none")
     return args
-
-
-def names_a_file(text):
-    """Whether an argument is a file (or -) and no text, which may end like the name of one."""
-    return text == "-" or text.lower().endswith(FILES) and (not any(map(str.isspace, text)) or os.path.lexists(text))
 
 
 def main():
@@ -104,6 +80,8 @@ def main():
     machine.keep_freed_memory()
     if args.export:
         return export(args)
+    if args.output:
+        check_output(args.output, args.append)
     options = {name: getattr(args, name) for name in ("top_k", "pooling", "normalize", "threshold")
                if getattr(args, name) is not None}
     ask = pipeline(args.task, args.checkpoint, "cpu" if args.cpu else None, args.precision, args.quantize, **options)
@@ -153,28 +131,17 @@ def answered(ask, rows, done):
 
 def export(args):
     """Write the model and its tokenizer for other programs into a folder."""
-    from albert.export import export_onnx, export_torch, lengths, whole_model
+    from albert.export import lengths, whole_model, write
     from albert.pipeline import finetuned
     from albert.pretrained import save_config
     from data.tokenizer import for_masks, load_tokenizer, save_tokenizer
 
     folder = checkpoint_folder(args.checkpoint)
     model, settled = whole_model(folder), finetuned(folder)
-    more = {"finetuned": settled} if settled else {}
-    if args.export == "onnx":
-        file = args.output / "model.onnx"
-        print(f"{file}: differs from PyTorch by {export_onnx(model, file):.0e} at most")
-    elif args.export == "torch":
-        file = args.output / "model.pt2"
-        export_torch(model, file)
-        print(f"{file}: for torch.export.load")
-    else:
-        model.save_pretrained(args.output, **more)
-        print(f"{args.output}: " + ("for 🤗 Transformers too" if expressible(model.config) else
-                                    "for this repository; 🤗 Transformers has no such attention or sharing"))
+    print(write(model, args.export, args.output))
+    save_config(model, args.output, **({"finetuned": settled} if settled else {}))     # with the names of the labels
     save_tokenizer(for_masks(load_tokenizer(folder)), args.output, model.config.max_position_embeddings)
     if args.export != "hf":
-        save_config(model, args.output, **more)                  # for the names of the labels
         print("rows of {} to {} tokens, padding included".format(*lengths(model.config)))
     return 0
 

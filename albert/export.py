@@ -9,6 +9,7 @@ from albert.config import AlbertConfig
 from albert.errors import ModelError
 from albert.models import (Albert, AlbertForMultipleChoice, AlbertForPretraining, AlbertForQuestionAnswering,
                            AlbertForSequenceClassification, AlbertForTokenClassification)
+from albert.names import expressible
 from albert.pretrained import PretrainedModel, checkpoint_folder, head_of, write_whole
 
 OPSET = 20
@@ -88,6 +89,19 @@ def output_names(model: PretrainedModel) -> list[str]:
         return ["logits"]
     names = getattr(out, "_fields", ("hidden", "pooled"))
     return [name for name, part in zip(names, out) if part is not None]
+
+
+def write(model: PretrainedModel, kind: str, folder: Path) -> str:
+    """Write the model into ``folder`` as ``kind``, "onnx", "torch" or "hf"; returns a line that says what was written."""
+    if kind == "onnx":
+        file = folder / "model.onnx"
+        return f"{file}: differs from PyTorch by {export_onnx(model, file):.0e} at most"
+    if kind == "torch":
+        export_torch(model, folder / "model.pt2")
+        return f"{folder / 'model.pt2'}: for torch.export.load"
+    model.save_pretrained(folder)
+    return f"{folder}: " + ("for 🤗 Transformers too" if expressible(model.config) else
+                            "for this repository; 🤗 Transformers has no such attention or sharing")
 
 
 def export_torch(model: PretrainedModel, file: Path):

@@ -13,7 +13,6 @@ import queue
 import re
 import threading
 import time
-import unicodedata
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
@@ -31,7 +30,6 @@ BATCH_TOKENS = 4096       # tokens a forward pass, padding included
 CHUNK = 256               # inputs whose windows are sorted by length together, fewer where they hold more than
 CHUNK_CHARACTERS = 1_000_000
 AHEAD = 64                # inputs that are read before they are needed
-IDEOGRAPHS = re.compile("[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
 PATIENCE = 0.1            # seconds that a chunk is filled for: lines that come slowly are answered as they come
 
 
@@ -57,7 +55,7 @@ class Pipeline:
                              f"vocab_size={config.vocab_size}: they do not belong together")
         self.settled = finetuned(folder)
         learned = self.settled.get("seq_len", 0)
-        self.length = min(config.max_position_embeddings, learned if learned >= 5 else config.max_position_embeddings)
+        self.length = min(config.max_position_embeddings, learned) if learned >= 5 else config.max_position_embeddings
         self.set(**options)
         self.model = self.load().to(device)
         if quantize == "int8":
@@ -381,8 +379,7 @@ class Pair(Classify):
 class Tag(Pipeline):
     """text → {"entities": [{"label", "text", "start", "end", "probability"}], "windows"}, with character offsets.
 
-    For the words see `word_spans`; a list of them in a file is taken as it is. Labels of entities (IOB, BIOES, BILOU) are
-    joined as fine-tuning's scores count them; of other labels each word but one with O is one.
+    For the words see `data.words.word_spans`; for the entities, `joined` there.
     """
     model_class = AlbertForTokenClassification
     columns = ("entities", "windows")
@@ -391,10 +388,9 @@ class Tag(Pipeline):
         self.labels = _labels(self.folder, self.config)
 
     def rows(self, items):
-        from data.asking import Words
+        from data.words import word_spans
 
-        spans = [[word.span() for word in re.finditer("[^ ]+", text)] if isinstance(text, Words) else word_spans(text)
-                 for text, in items]
+        spans = [word_spans(text) for text, in items]
         split = [[text[start:end] for start, end in words] for (text,), words in zip(items, spans)]
         encoded = self.tokenizer.encode_batch(split, is_pretokenized=True, add_special_tokens=False)
         return [[{**window, "spans": words} for window in self._windows(encoding.ids, words=encoding.word_ids)]
@@ -405,7 +401,7 @@ class Tag(Pipeline):
         return zip(best.indices.tolist(), best.values.tolist())
 
     def answer(self, item, windows):
-        from data.conll import OF_ENTITIES
+        from data.words import joined
 
         text, names, found = *item, self.labels, {}
         for window, (labels, probabilities) in windows:
@@ -415,54 +411,7 @@ class Tag(Pipeline):
                 if word != before and (word not in found or centrality > found[word][0]):
                     found[word] = centrality, names[labels[place + 1]], probabilities[place + 1]
                 before = word
-        entities, goes_on = [], None                     # the kind and the word that would lengthen the last entity
-        for word, (start, end) in enumerate(windows[0][0]["spans"]):
-            _, label, probability = found.get(word, (0, "O", 1.0))
-            mark, _, kind = label.partition("-")
-            if label == "O":
-                continue
-            if mark in ("I", "E", "L") and (kind, word) == goes_on:
-                entities[-1].update(end=end, text=text[entities[-1]["start"]:end],
-                                    probability=min(entities[-1]["probability"], probability))
-            else:
-                entities.append({"label": kind if kind and label.startswith(OF_ENTITIES) else label, "text": text[start:end],
-                                 "start": start, "end": end, "probability": probability})
-            goes_on = (kind, word + 1) if kind and mark in ("B", "I") else None
-        return {"entities": entities, "windows": len(windows)}
-
-
-def word_spans(text: str) -> list[tuple[int, int]]:
-    """(first, end) of each word: letters and digits with their marks, also on both sides of a hyphen or slash (Rome-Paris),
-    numbers with their points (1,000.5), initials (J., U.N.), English endings ('s); stops or hyphens in a row; a Chinese or
-    Japanese character; any other character that is no blank."""
-    words, goes_on = [], False                                  # whether the last word may go on
-    for place, character in enumerate(text):
-        before, after = text[place - 1:place], text[place + 1:place + 2]
-        word = text[words[-1][0]:place] if words else ""
-        category = unicodedata.category(character)
-        if character.isspace():
-            goes_on = False
-        elif category[0] == "M" or category == "Cf":             # of the character before
-            if words and words[-1][1] == place:
-                words[-1][1] += 1
-        elif character.isalnum() or character == "_":
-            alone = IDEOGRAPHS.match(character)
-            if goes_on and not alone:
-                words[-1][1] = place + 1
-            else:
-                words.append([place, place + 1])
-            goes_on = not alone
-        elif character == before and character in "-." and not goes_on:
-            words[-1][1] = place + 1
-        elif goes_on and (character in "-/" and after.isalnum()
-                          or character in ".,:" and before.isdigit() and after.isdigit()
-                          or character == "." and re.fullmatch(r"[^\W\d_]|([^\W\d_]\.)+[^\W\d_]", word)
-                          and ("." in word or word.isupper() or after.isalpha())):
-            words[-1][1] = place + 1
-        else:
-            words.append([place, place + 1])
-            goes_on = re.match(r"['’](s|re|ve|ll|d|m|t)\b", text[place:place + 4], re.IGNORECASE) is not None
-    return [tuple(word) for word in words]
+        return {"entities": joined(text, windows[0][0]["spans"], found), "windows": len(windows)}
 
 
 class Answer(Pipeline):

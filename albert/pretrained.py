@@ -74,9 +74,8 @@ class PretrainedModel(nn.Module):
             logger.warning("%s: %s not in the checkpoint, initialised anew", folder, ", ".join(model.anew))
         return model.eval()
 
-    def save_pretrained(self, folder: str | os.PathLike, **more):
-        """Write config.json, with ``more`` keys, and model.safetensors, each whole or not at all. Raises ModelError on
-        failure."""
+    def save_pretrained(self, folder: str | os.PathLike):
+        """Write config.json and model.safetensors, each whole or not at all. Raises ModelError on failure."""
         folder, config = Path(folder), self.config
         prefix = "" if type(self).__name__ == "Albert" else f"{config.model_type}."
         weights = {}
@@ -87,7 +86,7 @@ class PretrainedModel(nn.Module):
         metadata = {"format": "pt", "checksum": str(checksum(weights.values()))}
         try:
             write_whole(folder / "model.safetensors", lambda path: save_file(weights, path, metadata))
-            save_config(self, folder, **more)
+            save_config(self, folder)
         except (OSError, SafetensorError) as error:
             raise ModelError(f"{folder}: can't write the model: {error}") from error
 
@@ -311,10 +310,10 @@ def match_weights(model: PretrainedModel, stored: dict[str, torch.Tensor], folde
     weights, missing, renewed = {}, [], set()
     bare = type(model).__name__ == "Albert"
     for name, parameter in model.state_dict().items():
-        full = f"albert.{name}" if bare else name
-        source = available.pop(disk_name(full, config), None)
+        known = disk_name(f"albert.{name}" if bare else name, config)
+        source = available.pop(known, None)
         if source is None:
-            missing.append(name)
+            missing.append((name, known))
         elif stored[source].shape != parameter.shape:
             if new_labels and name.startswith("classifier."):
                 renewed.add("classifier")
@@ -325,10 +324,9 @@ def match_weights(model: PretrainedModel, stored: dict[str, torch.Tensor], folde
             raise ModelError(f"{folder}: {source} is {stored[source].dtype}, expected floating point")
         else:
             weights[name] = stored[source] if stored[source].itemsize >= 4 else stored[source].float()
-    for name in missing:
+    for name, known in missing:
         head = re.match(r"(albert\.)?(pooler|\w+_head|classifier)(?=\.)", name)
         if head is None or any(given.startswith(head[0] + ".") for given in weights):
-            known = disk_name(f"albert.{name}" if bare else name, config)
             raise ModelError(f"{folder}: no weight {known}, which config.json implies "
                              f"({len(missing)} missing in all)")
         renewed.add(head[0])

@@ -36,7 +36,7 @@ def main():
     torch.set_num_threads(1)
 
     store, tokenizer = prepare(open_source(args.data), args.cache_dir, tokenizer=args.tokenizer, kind="unigram",
-                               vocab_size=8000, seed=0, num_workers=2)
+                               vocab_size=8000, num_workers=2)
     examples = PretrainingExamples(
         store, np.arange(store.num_documents), special_ids(tokenizer), word_starts(tokenizer), seed=0,
         seq_len=args.seq_len, mask_prob=0.15, max_ngram=3, whole_words=True, short_seq_prob=0.1,

@@ -13,7 +13,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from trainer.command import leave_with
 from trainer.errors import RunError
-from trainer.run import over_tokens, read_config
+from trainer.run import over_tokens, run_config
 
 _ASIDE = ("asked", "text_sha256", "fingerprint", "cache_dir", "launch")             # of a config: what no one sets
 _COUNTS = ("kind", "step", "tokens", "learning_rate", "gradient_norm", "loss_scale", "skipped_steps", "tokens_per_second",
@@ -85,7 +85,7 @@ def main():
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN")
     parser.add_argument("--output", type=Path, default=Path("compared.png"), help="the picture (default: compared.png)")
     args = parser.parse_args()
-    configs = [read_config(run) for run in args.runs]
+    configs = [run_config(run) for run in args.runs]
     different = [key for key in configs[0] if key not in _ASIDE and any(
         config.get(key) != configs[0][key] for config in configs)]
     logs = [read_log(run) for run in args.runs]

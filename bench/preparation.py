@@ -75,7 +75,7 @@ def main():
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, "tokenizer.json")
             tokenizer.save(str(path))
-            prepare(source, folder, tokenizer=path, kind="unigram", vocab_size=0, seed=0,
+            prepare(source, folder, tokenizer=path, kind="unigram", vocab_size=0,
                     num_workers=workers, progress=False)
 
     rows = {"Tokenizer.encode_batch": lambda: bare(tokenizer.encode_batch),

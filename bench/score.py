@@ -27,7 +27,7 @@ from trainer import distributed, machine
 from trainer.command import DEFAULT_CACHE, leave_with
 from trainer.errors import RunError
 from trainer.pretraining import Pretraining
-from trainer.run import read_config
+from trainer.run import run_config
 
 DISCOUNT = 0.75        # absolute discounting of the bigram counts
 
@@ -38,14 +38,14 @@ def main():
     parser.add_argument("--cache-dir", help="default: the run's")
     parser.add_argument("--json", action="store_true", help="one line of JSON instead of the table")
     args = parser.parse_args()
-    config = read_config(args.run)
+    config = run_config(args.run)
     if config["task"] != "pretrain":
         raise RunError(f"{args.run}: a run of {config['task']}; name one of main-pretrain.py")
     config = SimpleNamespace(**{"language": "en", "cache_dir": DEFAULT_CACHE} | config | dict(
         mask_prob=0.15, short_seq_prob=0.1, eval_sequences=10**9, micro_batch_size=64, batch_size=1))
     source = open_source(config.data, text_field=config.text_field, documents=config.documents, small=config.small)
     store, tokenizer = prepare(source, args.cache_dir or config.cache_dir, tokenizer=str(args.run), kind=config.tokenizer_kind,
-                               vocab_size=config.vocab_size, seed=config.seed, language=config.language,
+                               vocab_size=config.vocab_size, language=config.language,
                                num_workers=2, progress=False)
     world = distributed.join()
     model = AlbertForPretraining.from_pretrained(args.run).to(world.device).eval()

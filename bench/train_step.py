@@ -132,7 +132,7 @@ def build(kind, precision, model, shape, layers, data, cache):
     if kind == "ours" and DEVICE.type == "cpu":
         machine.keep_freed_memory()
     store, tokenizer = prepare(open_source([str(data / "pretrain")]), cache, tokenizer=data / "vocab" / "30k-clean.model",
-                               kind="unigram", vocab_size=30_000, seed=0, num_workers=2, progress=False, announce=False)
+                               kind="unigram", vocab_size=30_000, num_workers=2, progress=False, announce=False)
     hps.vocab_size = vocabulary_size(tokenizer)
     world = distributed.World(0, 1, DEVICE)
     task = Pretraining(store, tokenizer, hps, world)

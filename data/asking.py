@@ -4,21 +4,24 @@ import csv
 import json
 import os
 import shutil
+import sys
 
 import numpy as np
 
 from data.errors import DataError
 from data.tables import SUFFIXES, rows_of, text_lines
+from data.words import Words
 
 FILES = (".txt", *SUFFIXES)
 
 
-class Words(str):
-    """A text that was given as its words: one blank lies between them, and they are not cut further."""
-
-
 def argument_rows(texts, names):
     """(columns to keep, input) of texts that are given one after the other."""
+    for text in texts:
+        if names_a_file(text) or os.path.isfile(text):
+            raise DataError(f"{text}: give one file, of {' '.join(FILES)}, or -, and no texts beside it")
+        if text.lower().endswith(FILES):
+            print(f"{text}: there is no such file, it is read as a text", file=sys.stderr)
     if names[-1] == "options":
         if len(texts) < 4:
             raise DataError("choose takes an article, a question and at least two options")
@@ -30,6 +33,11 @@ def argument_rows(texts, names):
     for start in range(0, len(texts), len(names)):
         item = tuple(texts[start:start + len(names)])
         yield dict(zip(names, item)), item
+
+
+def names_a_file(text):
+    """Whether an argument is a file (or -) and no text, which may end like the name of one."""
+    return text == "-" or text.lower().endswith(FILES) and (not any(map(str.isspace, text)) or os.path.lexists(text))
 
 
 def has_lines(name):
@@ -135,6 +143,18 @@ def _finished_array(path, size):
         raise DataError(f"--output {path}: it is whole; --append goes on with an interrupted one")
     body = body_of(path)
     return body.stat().st_size // (4 * size) if body.exists() else 0
+
+
+def check_output(path, append):
+    """DataError for a file that answers can't be written into: of no known format, there already, or in no folder."""
+    if path.suffix not in (".jsonl", ".csv", ".npy"):
+        raise DataError(f"--output {path}: give it the suffix .jsonl, .csv or .npy")
+    if path.exists() and not append:
+        raise DataError(f"--output {path}: it exists; --append goes on with it")
+    if path.suffix == ".npy" and body_of(path).exists() and not append:
+        raise DataError(f"--output {path}: an interrupted run left {body_of(path)}; --append goes on with it, or delete it")
+    if not path.parent.is_dir():
+        raise DataError(f"--output {path}: there is no folder {path.parent}")
 
 
 def body_of(path):

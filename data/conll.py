@@ -4,9 +4,9 @@ from pathlib import Path
 from data.errors import DataError
 from data.tables import text_lines
 from data.tasks import Examples, TaskData, class_names, numbered, split
+from data.words import OF_ENTITIES
 
 METRICS = ("f1", "precision", "recall", "accuracy")
-OF_ENTITIES = ("B-", "I-", "E-", "S-", "L-", "U-")    # other tags, such as parts of speech, stand each for its word
 DEV_FILES = ("dev.txt", "valid.txt", "testa.txt")
 
 

@@ -25,6 +25,11 @@ def bits(key, index):
     return z ^ (z >> np.uint64(31))
 
 
+def permutation(key, n):
+    """The numbers from 0 to n - 1 in a random order."""
+    return np.argsort(bits(key, np.arange(n)))
+
+
 def uniform(bits):
     """float64 in [0, 1) from the upper 53 bits."""
     return (bits >> np.uint64(11)) * 2.0 ** -53

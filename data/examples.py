@@ -68,7 +68,7 @@ class PretrainingExamples:
         blocks = [self._plan_block(epoch, begin, end, chosen[begin:end])
                   for begin, end in zip(cuts[:-1], cuts[1:])]
         plan = Plan(*map(np.concatenate, zip(*blocks)))
-        order = np.argsort(draws.bits(self._key("order", epoch), np.arange(len(plan.label))))
+        order = draws.permutation(self._key("order", epoch), len(plan.label))
         return Plan(*(column[order] for column in plan))
 
     def _plan_block(self, epoch, begin, end, chosen):

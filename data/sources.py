@@ -26,9 +26,9 @@ def open_source(
     """The text that the values of `--data` name, concatenated in their order.
 
     A name is `pydocs`, `wikipedia`, `hf:NAME[:CONFIG]`, a file, a folder (every file of a known suffix below
-    it, sorted by path, hidden ones left out) or a glob; a file that is named twice is read once. `documents` says where a `.txt` file is cut into
-    documents: at its end (`file`), at blank lines or at each line. Rows of the other formats are documents,
-    and `text_field` names their column. `small` keeps 1 % of the text, more where that is under 2 MB.
+    it, sorted by path, hidden ones left out) or a glob; a file that is named twice is read once. `documents` says
+    where a `.txt` file is cut into documents: at its end (`file`), at blank lines or at each line. Rows of the other
+    formats are documents, and `text_field` names their column. `small` keeps 1 % of the text, more where that is under 2 MB.
     Raises DataError for what cannot be found, has an unknown format or is empty.
     """
     if documents not in DOCUMENTS:
@@ -167,6 +167,16 @@ class PythonDocs:
         for starts, paragraph in pydocs.paragraphs():
             self.position += len(paragraph.encode())
             yield starts, paragraph
+
+
+def absolute(name: str) -> str:
+    """The name of a source, a local one as an absolute path: a run may be resumed from another folder."""
+    if name in NAMED_SOURCES or name.startswith("hf:"):
+        return name
+    name = os.path.expanduser(name)
+    if glob.has_magic(name) and not os.path.exists(name):
+        return os.path.join(glob.escape(os.getcwd()), name)
+    return os.path.abspath(name)
 
 
 def local_files(name: str) -> tuple[list[Path], Counter]:

@@ -67,7 +67,7 @@ class Store:
             raise DataError(f"{path}: no readable token store ({type(error).__name__}: {error})") from None
 
 
-def prepare(source, cache_dir, *, tokenizer: str | None, kind: str, vocab_size: int, seed: int,
+def prepare(source, cache_dir, *, tokenizer: str | None, kind: str, vocab_size: int,
             num_workers: int, language: str = "en", lower_case: bool = True, strip_accents: bool = True,
             progress: bool = True, announce: bool = True, world=ALONE) -> tuple[Store, Tokenizer]:
     """Tokenise `source` into a store in `cache_dir`, or open the one that is there already.
@@ -84,8 +84,9 @@ def prepare(source, cache_dir, *, tokenizer: str | None, kind: str, vocab_size: 
     with disk_errors(cache_dir):
         cache_dir.mkdir(parents=True, exist_ok=True)
     if tokenizer is None:
+        # not the run's seed: runs of several seeds share a vocabulary, and so their held-out targets
         with world.main_first():
-            vocabulary = _trained_tokenizer(source, cache_dir, progress, kind=kind, vocab_size=vocab_size, seed=seed,
+            vocabulary = _trained_tokenizer(source, cache_dir, progress, kind=kind, vocab_size=vocab_size, seed=0,
                                             lower_case=lower_case, strip_accents=strip_accents)
     else:
         vocabulary = load_tokenizer(tokenizer)

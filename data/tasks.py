@@ -64,7 +64,7 @@ class TaskData:
     def small(self):
         """The task with 1 % of the training examples, at least 100, chosen by a fixed draw, and without its test."""
         number = max(SMALL_LEAST, round(SMALL_SHARE * len(self.train)))
-        self.train = self.train.select(np.sort(_drawn(len(self.train), "small")[:number]))
+        self.train = self.train.select(np.sort(draws.permutation(draws.key("small"), len(self.train))[:number]))
         self.test = {}
         return self
 
@@ -77,7 +77,7 @@ def split(examples):
     if len(counts) < 2:
         raise DataError(f"{len(examples)} examples, {len(counts)} different text: too few to hold one out; name a file for it "
                         "with --dev")
-    for index in _drawn(len(examples), "heldout"):
+    for index in draws.permutation(draws.key("heldout"), len(examples)):
         if texts[index] not in held and counts[texts[index]] <= left:
             held.add(texts[index])
             left -= counts[texts[index]]
@@ -95,10 +95,6 @@ def repeated(train, dev):
 
 def _texts(examples, names):
     return [json.dumps(row) for row in zip(*(examples.inputs[name] for name in names))]
-
-
-def _drawn(number, purpose):
-    return np.argsort(draws.bits(draws.key(purpose), np.arange(number)))
 
 
 def class_names(values):

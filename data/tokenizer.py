@@ -197,8 +197,8 @@ def splits(parts: dict) -> tuple[list[str], dict]:
 
 
 def for_masks(tokenizer: Tokenizer) -> Tokenizer:
-    """The tokenizer that reads a text with [MASK] in it as training does, where ids are replaced: what follows a mask without a
-    blank begins no word, and a blank before a mask is no piece. Texts without special tokens keep their ids.
+    """A copy that reads a text with [MASK] in it as pretraining does, which replaces ids: a piece right after a mask begins
+    no word, and no piece stands for the blank before one. Texts without special tokens keep their ids.
 
     🤗 Tokenizers puts `▁` before each part of a text between special tokens, as Transformers does for ALBERT.
     """

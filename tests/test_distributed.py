@@ -169,7 +169,7 @@ def settings():
 
 
 def tasks(corpus, cache, hps, size):
-    store, tokenizer = prepare(open_source([str(corpus)]), cache, tokenizer=None, kind="unigram", vocab_size=200, seed=0,
+    store, tokenizer = prepare(open_source([str(corpus)]), cache, tokenizer=None, kind="unigram", vocab_size=200,
                                num_workers=0, progress=False, announce=False)
     return [Pretraining(store, tokenizer, hps, World(rank, size, torch.device("cpu"))) for rank in range(size)]
 

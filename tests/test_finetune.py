@@ -16,7 +16,7 @@ from sklearn.utils.class_weight import compute_class_weight
 from albert import AlbertConfig, AlbertForPretraining, AlbertForSequenceClassification
 from albert.attention import KINDS
 from data.task_files import read_task
-from data.tokenizer import save_tokenizer, train_tokenizer
+from data.tokenizer import load_tokenizer, save_tokenizer, train_tokenizer
 from hps import HPS
 from trainer import checkpoints
 from trainer.finetuning import class_weights, weighted_cross_entropy
@@ -188,6 +188,14 @@ def test_own_files_are_learnt(checkpoint, tables, tmp_path, finetune, task, flag
     if score == "accuracy":
         assert {row["prediction"] for row in predictions} == {"good", "bad"}
         assert all(0.5 <= float(row["probability"]) <= 1 for row in predictions)
+
+
+def test_a_model_of_one_segment_trains(checkpoint, tables, tmp_path, finetune):
+    config = json.loads((checkpoint / "config.json").read_text()) | {"type_vocab_size": 1}
+    AlbertForPretraining(AlbertConfig.from_dict(config)).save_pretrained(tmp_path / "model")
+    save_tokenizer(load_tokenizer(checkpoint), tmp_path / "model")
+    result = finetune(arguments(tmp_path / "model", tmp_path, "pair", *own(tables, "--text-pair", "second", "--label", "verdict")))
+    assert result.code == 0, result.err
 
 
 @pytest.mark.parametrize("steps, best", [(3, 3), (12, None)])

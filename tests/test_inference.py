@@ -28,12 +28,12 @@ import albert
 from albert import AlbertConfig, AlbertForPretraining, ModelError, pipeline
 from albert.attention import KINDS
 from albert.export import Plain, examples, export_onnx, export_torch, whole_model
-from albert.pipeline import word_spans
 from data.asking import file_rows
 from data.conll import read_sentences
 from data.features import features
 from data.tasks import Examples
 from data.tokenizer import bert_tokenizer, for_masks, load_tokenizer, save_tokenizer
+from data.words import word_spans
 
 HEADS = {"pretraining": albert.AlbertForPretraining, "classes": albert.AlbertForSequenceClassification,
          "number": albert.AlbertForSequenceClassification, "tags": albert.AlbertForTokenClassification,

@@ -24,7 +24,7 @@ from trainer.pretraining import split
 
 
 def native_build(source, cache, tokenizer, **changes):
-    settings = dict(kind="unigram", vocab_size=200, seed=0, progress=False) | changes
+    settings = dict(kind="unigram", vocab_size=200, progress=False) | changes
     return native.prepare(source, cache, tokenizer=tokenizer, **settings)
 
 

@@ -267,6 +267,7 @@ def test_neither_padding_nor_sequences_of_one_segment_are_counted():
     (["learning_rate=-1"], ["learning_rate=-1"]),
     (["num_workers=-1"], ["num_workers=-1"]),
     (["precision=int8"], ["precision=int8"]),
+    (["type_vocab_size=1"], ["type_vocab_size=1", "two segments"]),
     (["max_position_embeddings=20"], ["max_position_embeddings=20", "seq_len"]),
     (["attention=magic"], ["attention", "softmax"]),
     (["hidden_size=33"], ["hidden_size=33"]),

@@ -66,7 +66,7 @@ def tokenizer_folder(request, tmp_path_factory):
 
 
 def build(source, cache, tokenizer, num_workers=0, **changes):
-    settings = dict(kind="unigram", vocab_size=200, seed=0, progress=False) | changes
+    settings = dict(kind="unigram", vocab_size=200, progress=False) | changes
     return prepare(source, cache, tokenizer=tokenizer, num_workers=num_workers, **settings)
 
 
@@ -385,7 +385,7 @@ def build_together(cache, tokenizer, size, make_source=corpus):
 
     def one(rank):
         try:
-            return prepare(make_source(), cache, tokenizer=tokenizer, kind="unigram", vocab_size=200, seed=0, num_workers=0,
+            return prepare(make_source(), cache, tokenizer=tokenizer, kind="unigram", vocab_size=200, num_workers=0,
                            progress=False, announce=rank == 0, world=Together(rank, size, meeting, board))
         except Exception as error:
             meeting.abort()

@@ -13,7 +13,7 @@ from albert.errors import ModelError
 from data.errors import DataError
 from trainer import checkpoints, distributed
 from trainer.errors import RunError
-from trainer.run import launch, read_config, settings_of
+from trainer.run import launch, run_config, settings_of
 
 DEFAULT_CACHE = "~/.cache/albert"
 # Keys that change nothing of what is learned: a resumed run may go on with others.
@@ -22,8 +22,8 @@ _DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS,
                 errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG)
 
 
-def add_process_flags(parser):
-    """The flags that say how this process runs, not what is trained."""
+def parse(parser):
+    """The arguments, with the flags that say how this process runs, not what is trained."""
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="any key of hps.py")
     parser.add_argument("--resume", default=None, metavar="RUN",
                         help="go on with the run in this folder; auto: with the newest unfinished one of these settings in "
@@ -38,6 +38,10 @@ def add_process_flags(parser):
     parser.add_argument("--profile", type=_updates, default=0, metavar="N", help="write a trace of N updates, print the five "
                                                                             "costliest operations, and train on")
     parser.add_argument("--no-save", action="store_true", default=False, help="write nothing but the cache")
+    args = parser.parse_args()
+    if args.resume and args.no_save:
+        parser.error("--resume goes on in the run's folder: leave --no-save out")
+    return args
 
 
 def _updates(text):
@@ -46,19 +50,28 @@ def _updates(text):
     return int(text)
 
 
-def restore_process(args, folder, config):
-    """Have --cpu, --cache-dir and --log as the run had them, where they are not given."""
-    process = settings_of(folder, config, dict(cpu=False, cache_dir=DEFAULT_CACHE, log=None))
-    args.cpu, args.cache_dir = args.cpu or process.cpu, args.cache_dir or process.cache_dir
-    args.log = args.log or process.log
+def resumed_settings(args, tasks, defaults, given, moved, recipe, override):
+    """Flags, hyperparameters and the keys that were set of the run that --resume names, and of ``args`` --cpu, --cache-dir and
+    --log as the run had them where they are not given.
 
-
-def refuse_changes(folder, config, asked):
-    """Raise RunError for a flag or key of ``asked`` that differs from the run's ``config`` and may not."""
-    for name, value in asked.items():
-        if value != config.get(name, value) and name not in PROCESS_KEYS:
-            raise RunError(f"--resume {folder}: the run has {name}={config[name]}, not {value}; leave it out, "
-                           f"or start a new run with --init-from {folder}")
+    tasks: those of this script. defaults: of all flags. given: the flags of this command, of which ``moved`` may differ from
+    the run's. recipe: from flags to hyperparameters. override: `hps.override`. Raises RunError for any other difference.
+    """
+    config = run_config(args.resume)
+    if config["task"] not in tasks:
+        raise RunError(f"--resume {args.resume}: not a run of {Path(sys.argv[0]).name}")
+    for name, value in vars(settings_of(args.resume, config, dict(cpu=False, cache_dir=DEFAULT_CACHE, log=None))).items():
+        setattr(args, name, getattr(args, name) or value)
+    flags = settings_of(args.resume, config, defaults)
+    hps = settings_of(args.resume, config, vars(recipe(flags)))
+    keys = override(hps, args.set)
+    for name, value in (given | {key: getattr(hps, key) for key in keys}).items():
+        if name in moved:
+            setattr(flags, name, value)
+        elif value != config.get(name, value) and name not in PROCESS_KEYS:
+            raise RunError(f"--resume {args.resume}: the run has {name}={config[name]}, not {value}; leave it out, "
+                           f"or start a new run with --init-from {args.resume}")
+    return flags, hps, keys
 
 
 def digest_of(flags, hps):
@@ -90,7 +103,7 @@ def _unfinished(runs_dir, task, digest):
         finished = (run / "metrics.json").exists()
         if (restarted or not finished) and checkpoints.listed(run / "checkpoints"):
             try:
-                config = read_config(run)
+                config = run_config(run)
                 own = config.get("asked") == digest and (not finished or config.get("launch") == launch())
                 if own and checkpoints.newest(run / "checkpoints"):
                     return str(run)
@@ -104,7 +117,7 @@ def finished_run(runs_dir, task, digest, fingerprint):
     data, or None."""
     for file in sorted(Path(runs_dir).glob(f"{task}-*/metrics.json"), reverse=True):
         try:
-            config = read_config(file.parent)
+            config = run_config(file.parent)
             if (config.get("asked"), config.get("fingerprint")) == (digest, fingerprint):
                 return json.loads(file.read_text(encoding="utf-8"))["dev"], file.parent
         except (RunError, ValueError, KeyError) as fault:
@@ -126,9 +139,11 @@ def how_to_resume(trainer, run):
     return f"stopped at step {trainer.step}; go on with\n  {how_to_call()} {shlex.join(flags)}"
 
 
-def resumed_at(trainer):
-    """The words that a run goes on; none of a new one."""
-    return f"; it goes on from step {trainer.step:,} of {trainer.hps.max_steps:,}" if trainer.step else ""
+def where_it_runs(trainer, run):
+    """The words at a run's begin: on what, in what precision, into which folder, from which step."""
+    folder = "nothing is saved" if run.path is None else f"run folder {run.path}"
+    goes_on = f"; it goes on from step {trainer.step:,} of {trainer.hps.max_steps:,}" if trainer.step else ""
+    return f"{trainer.hps.attention} attention, on {trainer.world.device} in {trainer.precision}; {folder}{goes_on}"
 
 
 def leave_with(main, *faults):
@@ -137,30 +152,31 @@ def leave_with(main, *faults):
         code = main()
         distributed.leave()
         sys.exit(code)
-    except (DataError, ModelError, RunError, *faults) as fault:
-        if rank := int(os.environ.get("LOCAL_RANK", 0)):
-            time.sleep(10)         # what all processes of a machine found, the first one tells; torchrun then ends the others
-        print(f"error: process {rank}: {fault}" if rank else f"error: {fault}", file=sys.stderr)
-        sys.exit(2)
-    except BrokenPipeError:
-        print("error: what read the output has ended; go on with --resume", file=sys.stderr)
-        sys.exit(2)
-    except (RuntimeError, ConnectionError) as fault:             # the latter: its tensors could not be fetched any more
-        if any(words in str(fault) for words in ("out of memory", "can't allocate memory", "ALLOC_FAILED")):
-            print("error: memory ran out; in training a smaller micro_batch_size takes less, and so does "
-                  "activation_checkpointing=true, which changes no number and goes with --resume", file=sys.stderr)
-            sys.exit(2)
-        if isinstance(fault, RuntimeError) and "DataLoader worker" not in str(fault):
-            raise
-        print("error: a process that builds batches was killed; where memory ran out, --set num_workers with a smaller "
-              "number works; go on with --resume", file=sys.stderr)
-        sys.exit(2)
-    except OSError as fault:
-        if fault.errno not in _DISK_FAULTS:
-            raise
-        print(f"error: {fault.filename or 'a file or the output'}: {fault.strerror}; what was saved before is untouched",
-              file=sys.stderr)
-        sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+    except Exception as fault:
+        told, rank = isinstance(fault, (DataError, ModelError, RunError, *faults)), int(os.environ.get("LOCAL_RANK", 0))
+        words = str(fault) if told else _advice(fault)
+        if words is None:
+            raise
+        if told and rank:
+            time.sleep(10)         # what all processes of a machine found, the first one tells; torchrun then ends the others
+        print(f"error: process {rank}: {words}" if rank else f"error: {words}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _advice(fault):
+    """The words on a fault that is the machine's and not the program's; None for any other."""
+    if isinstance(fault, BrokenPipeError):
+        return "what read the output has ended; go on with --resume"
+    if isinstance(fault, RuntimeError) and any(words in str(fault) for words in (
+            "out of memory", "can't allocate memory", "ALLOC_FAILED")):
+        return ("memory ran out; in training a smaller micro_batch_size takes less, and so does activation_checkpointing=true, "
+                "which changes no number and goes with --resume")
+    if isinstance(fault, ConnectionError) or isinstance(fault, RuntimeError) and "DataLoader worker" in str(fault):
+        return ("a process that builds batches was killed; where memory ran out, --set num_workers with a smaller number "
+                "works; go on with --resume")                     # ConnectionError: its tensors could not be fetched any more
+    if isinstance(fault, OSError) and fault.errno in _DISK_FAULTS:
+        return f"{fault.filename or 'a file or the output'}: {fault.strerror}; what was saved before is untouched"
+    return None

@@ -19,8 +19,8 @@ def compile_blocks(model, seq_len, device):
     compilers = [os.environ.get("CXX", "g++")] if device.type == "cpu" else [os.environ.get("CC", "cc"), "gcc", "clang"]
     if not any(map(shutil.which, compilers)):
         raise RunError(f"compile=true needs a compiler of C or C++ ({', '.join(compilers)}: not there); --set compile=false")
-    # for each length training and scoring, a full and a last micro-batch, with and without a mask, in the type of the
-    # embeddings and in that of a LayerNorm; the last micro-batch of an epoch may have any number of rows
+    # PyTorch counts compilations: for each length training and scoring, a full and a last micro-batch (of an epoch, with any
+    # number of rows), with and without a mask, inputs in the type of the embeddings and in that of a LayerNorm
     torch._dynamo.config.recompile_limit = torch._dynamo.config.accumulated_recompile_limit = 64 * _LENGTHS
     encoder, width, undone = model.albert.encoder, -(-seq_len // (8 * _LENGTHS)) * 8, []
     positions = model.config.max_position_embeddings

@@ -18,8 +18,8 @@ class World:
     rank: int
     size: int
     device: torch.device
-    counting: object = None            # group for sums over the network's CPU side: no GPU is waited for, and a process that
-    patient: object = None             # is gone is noticed at once; likewise for objects and barriers, with `_PATIENCE`
+    counting: object = None            # gloo group for sums of numbers: waits for no GPU, notices at once who is gone
+    patient: object = None             # gloo group for objects and barriers: these may wait, `_PATIENCE`, for the text
 
     @property
     def is_main(self):

@@ -52,7 +52,7 @@ class Finetuning:
     def order(self, epoch):
         """The examples of an epoch in a random order, in which batches hold examples of about one length:
         of ``bucket_batches`` batches at a time the examples are sorted by length, then the batches shuffled."""
-        examples = _shuffled(np.arange(len(self.train)), self.hps.seed, "order", epoch)
+        examples = draws.permutation(draws.key(self.hps.seed, "order", epoch), len(self.train))
         if self.hps.bucket_batches < 2:
             return examples
         lengths, size, batches = self.train.lengths, self.hps.batch_size, []
@@ -62,7 +62,7 @@ class Finetuning:
             batches += [bucket[part:part + size] for part in range(0, len(bucket), size)]
         whole = [batch for batch in batches if len(batch) == size]
         rest = [batch for batch in batches if len(batch) < size]
-        numbers = _shuffled(np.arange(len(whole)), self.hps.seed, "batches", epoch)
+        numbers = draws.permutation(draws.key(self.hps.seed, "batches", epoch), len(whole))
         return np.concatenate([*(whole[number] for number in numbers), *rest])
 
     def updates(self, position):
@@ -138,7 +138,3 @@ def in_order(outputs):
     """The arrays that ``predict`` put out for each batch, joined and in the order of the examples."""
     order = np.argsort(np.concatenate([index for index, *_ in outputs]))
     return [np.concatenate(column)[order] for column in list(zip(*outputs))[1:]]
-
-
-def _shuffled(items, seed, purpose, epoch):
-    return items[np.argsort(draws.bits(draws.key(seed, purpose, epoch), np.arange(len(items))))]

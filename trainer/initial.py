@@ -34,10 +34,9 @@ def adapted_model(path, tokenizer, hps, changed, model_class=AlbertForPretrainin
 
     The architecture is the checkpoint's, but for the keys ``changed`` on the command line; ``hps`` takes it over.
     Positions are added for a longer ``seq_len``; under another tokenizer the embeddings of shared pieces are kept.
-    ``labels``: configuration keys of a task's classes. Raises ModelError for a change that no checkpoint can take.
+    ``labels``: configuration keys of a task's classes. ``changed`` has passed `check_changes`.
     """
     folder = checkpoint_folder(path)
-    check_changes(changed)
     changes = {key: getattr(hps, key) for key in changed if key in _ARCHITECTURE}
     attention = {key: changes.pop(key) for key in _ATTENTION if key in changes}
     positions = max(hps.seq_len, changes.pop("max_position_embeddings", 0))

@@ -7,7 +7,6 @@ from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
-import torch
 import torch.nn.functional as F
 from torch.utils.data import DataLoader, Dataset
 
@@ -212,14 +211,12 @@ def split(store, fraction, least=1):
     ``fraction`` of the documents is held out (at ``least`` so many), chosen by a fixed draw. Of a store of one document
     the last part is held out, in a view of the store where it is a document of its own.
     """
-    if not 0 < fraction < 1:
-        raise DataError(f"heldout_fraction={fraction}: write a share between 0 and 1")
     if store.num_documents == 1:
         cut = min(max(round((1 - fraction) * store.num_sentences), 1), store.num_sentences - 1)
         view = SimpleNamespace(tokens=store.tokens, sentence_offsets=store.sentence_offsets, num_documents=2,
                                num_sentences=store.num_sentences,
                                document_offsets=np.array([0, cut, store.num_sentences]))
         return view, np.array([0]), np.array([1])
-    order = np.argsort(draws.bits(draws.key("heldout"), np.arange(store.num_documents)))
+    order = draws.permutation(draws.key("heldout"), store.num_documents)
     number = min(max(round(fraction * store.num_documents), least), store.num_documents - 1)
     return store, np.sort(order[number:]), np.sort(order[:number])

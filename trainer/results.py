@@ -1,10 +1,13 @@
-"""What a fine-tuned model leaves beside its checkpoint: metrics.json and predictions.csv."""
+"""What a finished run leaves beside its checkpoints, and says: metrics.json, predictions.csv, how to ask the model."""
 import csv
+import shlex
 
 import numpy as np
 
 from albert.pretrained import write_whole
+from data.tokenizer import special_ids
 from trainer import checkpoints
+from trainer.command import how_to_call
 from trainer.errors import RunError
 
 
@@ -56,6 +59,15 @@ def finish(trainer, run, task_name, test):
     return scores
 
 
+def say(trainer, run, scores):
+    """Print the scores of a run and how to ask its model."""
+    print(f"\nbest of step {trainer.best['step']}: {trainer.task.summary(scores)}")
+    if run.path is not None:
+        files = ", ".join(["predictions.csv", *(f"{name}.tsv" for name in trainer.task.data.test)])
+        print(f"run folder:   {run.path}\npredictions:  {files} in it\n"
+              f"ask it:       {how_to_call('main-inference.py')} {shlex.quote(str(run.path))} ...")
+
+
 def _damage(path):
     """What is wrong with a checkpoint; None where nothing is."""
     try:
@@ -72,7 +84,8 @@ def write_predictions(path, rows):
 
 
 def write_table(path, rows, **layout):
-    """Rows to a file in a ``layout`` of `csv.writer`; without its own line ends it would quote no lone carriage return."""
+    """Write rows in a ``layout`` of `csv.writer`, whole or not at all. By csv's own line ends a cell with a lone carriage
+    return is quoted."""
     def write(temporary):
         with open(temporary, "w", newline="", encoding="utf-8") as file:
             csv.writer(file, **layout).writerows(rows)
@@ -96,3 +109,19 @@ def table(results, metrics):
             cells.append(f"{f'{values.mean():.4f}{spread}':>19}")
         lines.append("  ".join([f"{setting:{width}}", f"{len(runs):4}", *cells]))
     return "\n".join(lines)
+
+
+def finish_pretraining(trainer, run, scores, model_name):
+    """Write metrics.json and say what was learned and how to go on."""
+    best, mask = trainer.best, trainer.tokenizer.id_to_token(special_ids(trainer.tokenizer).mask)
+    print(f"\n{trainer.task.summary(scores)}")
+    if best["step"] != trainer.step:
+        print(f"the least held-out loss, {best['loss']:.3f}, was that of step {best['step']}, which is kept too")
+    if run.path is not None:
+        checkpoints.write_json(run.path / "metrics.json", {
+            "task": "pretrain", **run.commands(), "steps": trainer.step, "seed": trainer.hps.seed, "dev": scores,
+            "best": {name: best[name] for name in ("step", "loss")}})
+        text = f"the {mask} of the file" if trainer.hps.language == "en" else f"TEXT WITH {mask} IN IT"
+        print(f"run folder:  {run.path}\ncurves:      {run.path / 'curves.png'}\nask it:\n"
+              f"  {how_to_call('main-inference.py')} {shlex.quote(str(run.path))} {shlex.quote(text)}")
+    print(f"next, on text of your own:\n  {how_to_call()} --model {model_name} --data FOLDER_OF_TEXT_FILES")

@@ -51,7 +51,7 @@ class Run:
             import wandb
             try:
                 self._wandb = wandb.init(project="albert", name=path.name, id=path.name, resume="allow", dir=path,
-                                         config=read_config(path))
+                                         config=run_config(path))
             except wandb.errors.Error as error:
                 raise RunError(f"--log wandb: {str(error).splitlines()[0]}; call wandb login, set WANDB_MODE=offline, or "
                                "leave --log out") from None
@@ -148,7 +148,7 @@ def over_tokens(axis, name):
     axis.grid(alpha=0.3)
 
 
-def read_config(folder):
+def run_config(folder):
     """The config.json of a run's folder. Raises RunError where there is none."""
     file = Path(folder) / "config.json"
     try:
@@ -167,14 +167,19 @@ def settings_of(folder, config, defaults):
     RunError for a value that no such key can have."""
     values = {key: config.get(key, default) for key, default in defaults.items()}
     for key, value in values.items():
-        default = defaults[key]
-        number = isinstance(value, (int, float)) and abs(value) < 1 << 63
-        text = isinstance(value, str) or isinstance(value, list) and all(isinstance(item, str) for item in value)
-        if value != default and not (
-                isinstance(value, type(default)) and (text or number) if isinstance(default, (bool, str, int)) else
-                number if isinstance(default, float) else number or text):
+        if value != defaults[key] and not _fits(value, defaults[key]):
             raise RunError(f"{Path(folder) / 'config.json'}: {key}={repr(value)[:60]}: not a value of that key")
     return SimpleNamespace(**values)
+
+
+def _fits(value, default):
+    """Whether a key with this default may have the value; where it is None or a list, a number, a text or texts."""
+    if isinstance(value, list):
+        return not isinstance(default, (bool, int, float, str)) and all(isinstance(item, str) for item in value)
+    if isinstance(value, (int, float)) and not abs(value) < 1 << 63:
+        return False
+    kinds = {bool: bool, int: int, str: str, float: (int, float)}
+    return isinstance(value, kinds.get(type(default), (int, float, str)))
 
 
 def begin(args):
@@ -191,8 +196,8 @@ def begin(args):
 
 
 def launch():
-    """The name that torchrun gave to this launch, the same after its restarts: of its own with --standalone, else of
-    --rdzv-id. None where it has none."""
+    """The id that torchrun gave to this launch and keeps when it restarts it (--rdzv-id, or drawn by --standalone); None
+    without one."""
     name = os.environ.get("TORCHELASTIC_RUN_ID")
     return None if name == "none" else name
 
@@ -214,7 +219,7 @@ def open_run(args, task, config, trainer, state):
     world = trainer.world
     if args.resume:
         run = Run(Path(args.resume), state["step"], world.is_main, args.log)
-        stored = read_config(run.path)
+        stored = run_config(run.path)
         places = {name: config[name] for name in ("data", "dev") if name in stored and stored[name] != config[name]}
         if places and world.is_main:
             checkpoints.write_json(run.path / "config.json", stored | places)       # where the next resuming finds it
@@ -222,8 +227,7 @@ def open_run(args, task, config, trainer, state):
     if args.no_save:
         return Run(None)
     config = {**config, "launch": launch(), "log": args.log}
-    made = [_new_folder(args.runs_dir, task, config, machine.environment(world.device))] if world.is_main else []
-    path, = world.gather(made)
+    path = world.from_main(lambda: _new_folder(args.runs_dir, task, config, machine.environment(world.device)))
     try:
         run = Run(path, writes=world.is_main, log=args.log)
     except RunError:

@@ -54,7 +54,7 @@ class Store:
         return mapped
 
 
-def prepare(source, cache_dir, *, tokenizer: str | None, kind: str, vocab_size: int, seed: int,
+def prepare(source, cache_dir, *, tokenizer: str | None, kind: str, vocab_size: int,
             num_workers: int = 0, language: str = "en", lower_case: bool = True, strip_accents: bool = True,
             progress: bool = True, announce: bool = True, world=None) -> tuple[Store, Tokenizer]:
     """Tokenise ``source`` into a store in ``cache_dir``, or open the one that is there already.
@@ -68,7 +68,7 @@ def prepare(source, cache_dir, *, tokenizer: str | None, kind: str, vocab_size: 
     with world.main_first() if world else nullcontext(), disk_errors(cache_dir):
         cache_dir.mkdir(parents=True, exist_ok=True)
         if tokenizer is None:
-            tokenizer = _trained(source, cache_dir, kind, progress, vocab_size=vocab_size, seed=seed,
+            tokenizer = _trained(source, cache_dir, kind, progress, vocab_size=vocab_size, seed=0,
                                  lower_case=lower_case, strip_accents=strip_accents)
         else:
             tokenizer = load_tokenizer(tokenizer)
