@@ -11,8 +11,8 @@ import trainer.openmp  # noqa: F401 (before torch)
 from tqdm import tqdm
 
 from albert import ModelError, checkpoint_folder, pipeline
-from data.asking import (WRITERS, argument_rows, check_output, file_rows, finished, has_lines, names_a_file, write_array,
-                         write_table)
+from data.asking import (WRITERS, answer_names, argument_rows, check_output, fields_of, file_rows, finished, has_lines,
+                         names_a_file, write_array, write_table)
 from data.errors import DataError
 from trainer import machine
 from trainer.command import leave_with
@@ -81,7 +81,7 @@ def main():
     if args.export:
         return export(args)
     if args.output:
-        check_output(args.output, args.append)
+        check_output(args.output, args.append, args.inputs[0])
     options = {name: getattr(args, name) for name in ("top_k", "pooling", "normalize", "threshold")
                if getattr(args, name) is not None}
     ask = pipeline(args.task, args.checkpoint, "cpu" if args.cpu else None, args.precision, args.quantize, **options)
@@ -100,19 +100,26 @@ def main():
 
 
 def answer_all(args, ask):
-    rows = file_rows(args.inputs[0], ask.inputs, args.text, args.text_pair, "entities" in ask.columns) if args.from_file else \
+    source = args.inputs[0]
+    rows = file_rows(source, ask.inputs, args.text, args.text_pair, "entities" in ask.columns) if args.from_file else \
         argument_rows(args.inputs, ask.inputs)
-    done, header = finished(args.output, ask.config.hidden_size) if args.append else (0, None)
+    fields = fields_of(source, ask.inputs) if args.from_file else ask.inputs
+    names = answer_names(ask.columns, fields)
+    header = [*fields, *names.values()]
+    done, end = finished(args.output, header, ask.config.hidden_size) if args.append else (0, 0)
     answers = answered(ask, tqdm(islice(rows, done, None), unit="row", initial=done, leave=False, dynamic_ncols=True,
                                  disable=args.tqdm_off or not args.from_file or not sys.stderr.isatty()), done)
     answers = chain(list(islice(answers, 1)), answers)               # the first one's faults come before any file is made
     if args.output and args.output.suffix == ".npy":
         write_array(args.output, answers, ask.config.hidden_size, done)
         return 0
+    answers = ((kept, {names[name]: value for name, value in answer.items()}) for kept, answer in answers)
+    if args.append and args.output.exists():
+        os.truncate(args.output, end)                                # what is half-written
     kind = args.output.suffix[1:] if args.output else args.format or ("jsonl" if args.from_file else "table")
     with open(args.output, "a" if args.append else "w", newline="", encoding="utf-8") if args.output else \
             nullcontext(sys.stdout) as file:
-        WRITERS[kind](file, answers, ask.columns, header)
+        WRITERS[kind](file, answers, header, begun=end > 0)
     return 0
 
 
@@ -140,7 +147,10 @@ def export(args):
     model, settled = whole_model(folder), finetuned(folder)
     print(write(model, args.export, args.output))
     save_config(model, args.output, **({"finetuned": settled} if settled else {}))     # with the names of the labels
-    save_tokenizer(for_masks(load_tokenizer(folder)), args.output, model.config.max_position_embeddings)
+    tokenizer = load_tokenizer(folder)
+    if hasattr(model, "mlm_head"):
+        tokenizer, _ = for_masks(tokenizer)
+    save_tokenizer(tokenizer, args.output, model.config.max_position_embeddings)
     if args.export != "hf":
         print("rows of {} to {} tokens, padding included".format(*lengths(model.config)))
     return 0
@@ -158,7 +168,7 @@ def converse(ask):
             print("that is not UTF-8")
             continue
         if ask.inputs[-1] == "options":
-            item[-1] = [option.strip() for option in item[-1].split("|")]
+            item[-1] = [option.strip() for option in item[-1].split("|") if option.strip()]
         try:
             write_table(sys.stdout, [({}, ask(tuple(item)))])
         except (DataError, ModelError) as fault:

@@ -9,6 +9,7 @@ that it was fine-tuned on, is read in windows that overlap by a quarter (a conte
 says in how many. Of two texts the longer one is cut, and "cut" says so. An empty input is answered by an empty dictionary.
 """
 import logging
+import math
 import queue
 import re
 import threading
@@ -227,14 +228,14 @@ class FillMask(Pipeline):
     changes = {"sentence_objective": "none"}
 
     def set(self, top_k: int = 5):
-        if not isinstance(top_k, int) or not 1 <= top_k <= self.config.vocab_size:
+        if type(top_k) is not int or not 1 <= top_k <= self.config.vocab_size:
             raise ModelError(f"top_k={top_k}: from 1 to the {self.config.vocab_size} tokens there are")
         self.top_k = top_k
 
     def load(self):
         from data.tokenizer import for_masks
 
-        self.tokenizer = for_masks(self.tokenizer)
+        self.tokenizer, self.lead = for_masks(self.tokenizer)
         return super().load()
 
     def _checked(self, item):
@@ -244,9 +245,10 @@ class FillMask(Pipeline):
         return text,
 
     def rows(self, items):
-        rows = super().rows(items)
+        rows = super().rows([(self.lead + text,) for text, in items])
         for windows in rows:
             for window in windows:
+                window["offsets"] = [(start - len(self.lead), end - len(self.lead)) for start, end in window["offsets"]]
                 window["masks"] = [place for place, index in enumerate(window["ids"]) if index == self.special.mask]
         return [[window for window in windows if window["masks"]] for windows in rows]
 
@@ -311,6 +313,8 @@ class Embed(Pipeline):
     def set(self, pooling: str = "mean", normalize: bool = False):
         if pooling not in ("mean", "pooled"):
             raise ModelError(f"pooling={pooling}: there are mean and pooled")
+        if type(normalize) is not bool:
+            raise ModelError(f"normalize={normalize}: write True or False")
         self.pooling, self.normalize = pooling, normalize
 
     def load(self):
@@ -427,8 +431,10 @@ class Answer(Pipeline):
     def set(self, threshold: float | None = None, doc_stride: int | None = None):
         self.threshold = self.settled.get("threshold") if threshold is None else threshold
         self.doc_stride = max(self.settled.get("doc_stride", 128), 1) if doc_stride is None else doc_stride
-        if not isinstance(self.doc_stride, int) or self.doc_stride < 1:
+        if type(self.doc_stride) is not int or self.doc_stride < 1:
             raise ModelError(f"doc_stride={doc_stride}: write a number of tokens from 1 on")
+        if threshold is not None and not (type(threshold) in (int, float) and math.isfinite(threshold)):
+            raise ModelError(f"threshold={threshold}: write a number")
 
     def _checked(self, item):
         from data.features import QUESTION_TOKENS
@@ -488,6 +494,12 @@ class Choose(Pipeline):
     model_class = AlbertForMultipleChoice
     inputs = ("article", "question", "options")
     columns = ("choice", "option", "probability", "probabilities", "cut")
+
+    def _checked(self, item):
+        item = super()._checked(item)
+        if len(item[2]) == 1:
+            raise ModelError("options: one alone; there must be two to choose from")
+        return item
 
     def _is_asked(self, item):
         article, question, options = item

@@ -25,6 +25,7 @@ CHANGEABLE = ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier
               "num_landmarks", "pinv_iterations", "pinv_init", "attention_window", "block_size", "blocks_per_row",
               "sentence_objective", "num_labels", "id2label", "problem_type")
 
+_OTHER_NAMES = {"gelu_pytorch_tanh": "gelu_new", "gelu_python": "gelu", "swish": "silu"}       # of activations, in Transformers
 WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin",
                 "pytorch_model.bin.index.json")
 
@@ -176,8 +177,8 @@ def read_config(folder: Path, **changes) -> AlbertConfig:
         mapping.setdefault("classifier_dropout_prob", mapping["classifier_dropout"])
     if isinstance(mapping.get("model_type"), str):
         mapping["model_type"] = mapping["model_type"].removesuffix(EXTENDED_SUFFIX)
-    if mapping.get("hidden_act") == "gelu_pytorch_tanh":             # another name in Transformers
-        mapping["hidden_act"] = "gelu_new"
+    if (name := mapping.get("hidden_act")) in _OTHER_NAMES:
+        mapping["hidden_act"] = _OTHER_NAMES[name]
     if "num_labels" in changes:
         mapping.pop("id2label", None)
     try:

@@ -1,7 +1,9 @@
 """What is asked of a model and what it answers, as rows of text, tables and JSON."""
 import contextlib
 import csv
+import io
 import json
+import math
 import os
 import shutil
 import sys
@@ -9,7 +11,7 @@ import sys
 import numpy as np
 
 from data.errors import DataError
-from data.tables import SUFFIXES, rows_of, text_lines
+from data.tables import SUFFIXES, columns_of, rows_of, text_lines
 from data.words import Words
 
 FILES = (".txt", *SUFFIXES)
@@ -18,7 +20,7 @@ FILES = (".txt", *SUFFIXES)
 def argument_rows(texts, names):
     """(columns to keep, input) of texts that are given one after the other."""
     for text in texts:
-        if names_a_file(text) or os.path.isfile(text):
+        if names_a_file(text) or os.path.isfile(text) or os.sep in text and os.path.isdir(text):
             raise DataError(f"{text}: give one file, of {' '.join(FILES)}, or -, and no texts beside it")
         if text.lower().endswith(FILES):
             print(f"{text}: there is no such file, it is read as a text", file=sys.stderr)
@@ -55,14 +57,25 @@ def file_rows(name, names, text=None, text_pair=None, words=False):
         yield from _line_rows(name, names)
         return
     columns = [text or names[0], text_pair or names[1 % len(names)], *names[2:]][:len(names)]
+    row = None
     for place, row in rows_of(name):
-        for column in columns:
-            if column not in row:
-                raise DataError(f"{name}: {place}: no column '{column}', there are: {', '.join(row)}; name one with "
-                                "--text or --text-pair")
+        _check_columns(columns, row, f"{name}: {place}")
         values = [_as_list(row[column]) if words else row[column] for column in columns]
         yield row, tuple(_value(value, wanted == "options", f"{name}: {place}: column '{column}'")
                          for value, column, wanted in zip(values, columns, names))
+    if row is None:
+        _check_columns(columns, columns_of(name), name)
+
+
+def fields_of(name, names):
+    """The names of what is kept of the rows of a file."""
+    return names if has_lines(name) else columns_of(name)
+
+
+def _check_columns(wanted, there, place):
+    for column in wanted:
+        if column not in there:
+            raise DataError(f"{place}: no column '{column}', there are: {', '.join(there)}; name one with --text or --text-pair")
 
 
 def _line_rows(name, names):
@@ -80,17 +93,17 @@ def _line_rows(name, names):
 
 
 def _as_list(value):
-    """What a cell that is a JSON list of texts holds; any other value as it is."""
+    """What a cell that is a JSON list of words holds, numbers among them; any other value, such as [1], as it is."""
     if isinstance(value, str) and value.strip()[:1] == "[":
         with contextlib.suppress(ValueError, RecursionError):
             items = json.loads(value)
-            return items if all(isinstance(item, str) for item in items) else value
+            return items if any(isinstance(item, str) for item in items) else value
     return value
 
 
 def _value(value, options, place):
     """A cell as a text (a list of words is one), or as a list of options (in a table JSON, or parted by |)."""
-    if options and isinstance(value, str):
+    if options and isinstance(value, str) and value.strip():
         try:
             value = json.loads(value) if value.startswith("[") else value
         except ValueError:
@@ -98,12 +111,12 @@ def _value(value, options, place):
                 raise DataError(f"{place}: options are a JSON list, or parted by |") from None
         if isinstance(value, str):
             value = [part.strip() for part in value.split("|")]
-    words = isinstance(value, list) and all(isinstance(part, str) for part in value)
-    if value is None or isinstance(value, str) or options and words:
+    if value is None or isinstance(value, str):
         return value or ""
-    if not words:
+    if not isinstance(value, list) or not all(isinstance(part, (str, int, float)) for part in value):
         raise DataError(f"{place} holds {type(value).__name__}, not text")
-    return Words(" ".join(value))
+    texts = [str(part) for part in value]
+    return texts if options else Words(" ".join(texts))
 
 
 def _standard_input():
@@ -115,27 +128,29 @@ def _standard_input():
             raise DataError(f"standard input: line {number}, byte {error.start} of it: not UTF-8") from None
 
 
-def finished(path, size):
-    """(whole answers, column names) of a .jsonl or .csv file, or of what is there of a .npy file of embeddings of that
-    ``size``; what is half-written at the end is cut off by the next answers."""
+def finished(path, header, size):
+    """(whole answers, their bytes) in a .jsonl or .csv file that goes on with answers under the names of ``header``, or in
+    what is there of a .npy file of embeddings of that ``size``. DataError where it holds anything else."""
     if path.suffix == ".npy":
         return _finished_array(path, size), None
-    if not path.exists():
-        return 0, None
     rows = end = position = quotes = 0
-    header = b""
-    with open(path, "r+b") as file:
-        for line in file:
-            position += len(line)
-            quotes += line.count(b'"') if path.suffix == ".csv" else 0         # within quotes a line end ends no row
-            if line.endswith(b"\n") and quotes % 2 == 0:
-                rows, end = rows + 1, position
-            if rows == 0 or end == position and rows == 1:
-                header += line
-        file.truncate(end)
-    if path.suffix != ".csv" or rows == 0:
-        return rows, None
-    return rows - 1, next(csv.reader(header.decode("utf-8").splitlines(keepends=True)))
+    first = b""
+    for line in open(path, "rb") if path.exists() else ():
+        position += len(line)
+        quotes += line.count(b'"') if path.suffix == ".csv" else 0         # within quotes a line end ends no row
+        if rows == 0:
+            first += line
+        if line.endswith(b"\n") and quotes % 2 == 0:
+            rows, end = rows + 1, position
+    begin = io.StringIO()
+    if path.suffix == ".csv":
+        csv.writer(begin).writerow(header)
+    else:
+        begin.write("{" + _json(header[0]))
+    begin = begin.getvalue().encode()
+    if not (first.startswith(begin) or rows == 0 and begin.startswith(first)):
+        raise DataError(f"--output {path}: it holds no answers to this input; name another file, or leave --append out")
+    return max(rows - (path.suffix == ".csv"), 0), end
 
 
 def _finished_array(path, size):
@@ -145,10 +160,13 @@ def _finished_array(path, size):
     return body.stat().st_size // (4 * size) if body.exists() else 0
 
 
-def check_output(path, append):
-    """DataError for a file that answers can't be written into: of no known format, there already, or in no folder."""
+def check_output(path, append, source):
+    """DataError for a file that answers can't be written into: of no known format, there already, in no folder, or the
+    ``source`` of the texts."""
     if path.suffix not in (".jsonl", ".csv", ".npy"):
         raise DataError(f"--output {path}: give it the suffix .jsonl, .csv or .npy")
+    if path.exists() and os.path.exists(source) and path.samefile(source):
+        raise DataError(f"--output {path}: the texts stand there; name another file")
     if path.exists() and not append:
         raise DataError(f"--output {path}: it exists; --append goes on with it")
     if path.suffix == ".npy" and body_of(path).exists() and not append:
@@ -162,10 +180,20 @@ def body_of(path):
     return path.with_name(path.name + ".part")
 
 
-def write_table(file, answers, columns=(), header=None):
+def answer_names(columns, fields):
+    """{column of the answers: its name beside the ``fields`` of the rows}, one of theirs with ``answer_`` before it."""
+    names = {}
+    for column in columns:
+        names[column] = column
+        while names[column] in fields:
+            names[column] = f"answer_{names[column]}"
+    return names
+
+
+def write_table(file, answers, header=(), begun=False):
     """Each answer as lines of name and value, for people."""
     for kept, answer in answers:
-        row = _merged(kept, answer)
+        row = kept | _plain(answer)
         width = max(map(len, row), default=0)
         for name, value in row.items():
             words = _json(value) if name in kept and isinstance(value, (dict, list)) else _words(value)
@@ -173,30 +201,26 @@ def write_table(file, answers, columns=(), header=None):
         print(file=file, flush=True)
 
 
-def write_lines(file, answers, columns=(), header=None):
+def write_lines(file, answers, header=(), begun=False):
     for kept, answer in answers:
-        print(_json(_merged(kept, answer)), file=file, flush=True)
+        print(_json(kept | _plain(answer)), file=file, flush=True)
 
 
-def write_json(file, answers, columns=(), header=None):
+def write_json(file, answers, header=(), begun=False):
     mark = "["
     for kept, answer in answers:
-        print(mark, _json(_merged(kept, answer)), file=file, sep="\n", end="", flush=True)
+        print(mark, _json(kept | _plain(answer)), file=file, sep="\n", end="", flush=True)
         mark = ","
     print("[]" if mark == "[" else "\n]", file=file, flush=True)
 
 
-def write_csv(file, answers, columns, header=None):
-    """Rows under the columns of the first input and those of the answers (lists and dictionaries are JSON), or under
-    the ``header`` that the file has already."""
+def write_csv(file, answers, header, begun=False):
+    """Rows under ``header``, which a file that has ``begun`` has already; lists and dictionaries are JSON."""
     writer = csv.writer(file)
-    for number, (kept, answer) in enumerate(answers):
-        if header is None:
-            header = list(_merged(kept, dict.fromkeys(columns)))
-            writer.writerow(header)
-        row = _merged(kept, answer, header[:-len(columns)])
-        if extra := row.keys() - set(header):
-            raise DataError(f"row {number + 1} has a field '{min(extra)}' that the first has not: take --format jsonl")
+    if not begun:
+        writer.writerow(header)
+    for kept, answer in answers:
+        row = kept | _plain(answer)
         writer.writerow([_cell(row.get(name), kept=name in kept) for name in header])
         file.flush()
 
@@ -225,19 +249,23 @@ def write_array(path, answers, size, done=0):
 WRITERS = {"table": write_table, "jsonl": write_lines, "json": write_json, "csv": write_csv}
 
 
-def _merged(kept, answer, taken=()):
-    """One row; what is answered under the name of a column that is there, or of one that is ``taken`` in other rows, gets
-    ``answer_`` before it."""
-    row = dict(kept)
-    for name, value in answer.items():
-        while name in row or name in taken:
-            name = f"answer_{name}"
-        row[name] = value.tolist() if hasattr(value, "tolist") else value
-    return row
+def _plain(answer):
+    return {name: value.tolist() if hasattr(value, "tolist") else value for name, value in answer.items()}
 
 
 def _json(value):
-    return json.dumps(value, ensure_ascii=False, default=str)
+    try:
+        return json.dumps(value, ensure_ascii=False, default=str, allow_nan=False)
+    except ValueError:                                     # JSON has no infinity and no NaN
+        return json.dumps(_finite(value), ensure_ascii=False, default=str)
+
+
+def _finite(value):
+    if isinstance(value, dict):
+        return {name: _finite(part) for name, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _cell(value, kept):

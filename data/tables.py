@@ -1,5 +1,7 @@
 """Rows of table files (.csv, .tsv, .jsonl, .parquet), faults named by file and line."""
+import contextlib
 import csv
+import itertools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -39,6 +41,23 @@ class Table:
 
 def rows_of(path) -> Iterator[tuple[str, dict]]:
     """(place, row) of each row of a table file, one at a time; see `Table`."""
+    return itertools.islice(_reader(path), 1, None)
+
+
+def columns_of(path) -> list[str]:
+    """The names of a table file's columns; of .jsonl, whose rows may differ, all up to the first faulty line."""
+    reader = _reader(path)
+    columns = next(reader)
+    if columns is None:
+        columns = {}
+        with contextlib.suppress(DataError):
+            for _, row in reader:
+                columns |= dict.fromkeys(row)
+    return list(columns)
+
+
+def _reader(path):
+    """The names of the columns, None where rows may differ, and then the rows."""
     path = existing(path)
     read = {".csv": _delimited, ".tsv": _tabbed, ".jsonl": _json_lines, ".parquet": _parquet}.get(path.suffix.lower())
     if read is None:
@@ -70,6 +89,7 @@ def _delimited(path):
     try:
         header = _header(path, next(reader, []))
         check_commas(path, header)
+        yield header
         for cells in reader:
             if cells or len(header) == 1:          # of one column, a blank line is an empty cell
                 yield f"line {reader.line_num}", _row(path, reader.line_num, header, cells or [""])
@@ -81,6 +101,7 @@ def _tabbed(path):
     lines = enumerate(text_lines(path), start=1)
     _, header = next(lines, (1, ""))
     header = _header(path, header.split("\t"))
+    yield header
     for number, line in lines:
         if line or len(header) == 1:
             yield f"line {number}", _row(path, number, header, [_unquoted(cell) for cell in line.split("\t")])
@@ -111,6 +132,7 @@ def _row(path, number, header, cells):
 
 
 def _json_lines(path):
+    yield None
     for number, line in enumerate(text_lines(path), start=1):
         if line.strip():
             yield f"line {number}", json_row(line, f"{path}: line {number}")
@@ -122,6 +144,7 @@ def _parquet(path):
     try:
         file = pyarrow.parquet.ParquetFile(path)
         check_once(path, file.schema_arrow.names, filter(None, file.schema_arrow.names))
+        yield file.schema_arrow.names
         rows = (row for batch in file.iter_batches(1000) for row in batch.to_pylist())
         for number, row in enumerate(rows, start=1):
             yield f"row {number}", row

@@ -196,13 +196,14 @@ def splits(parts: dict) -> tuple[list[str], dict]:
     return [step.get("type") for step in steps], steps[-1]
 
 
-def for_masks(tokenizer: Tokenizer) -> Tokenizer:
+def for_masks(tokenizer: Tokenizer) -> tuple[Tokenizer, str]:
     """A copy that reads a text with [MASK] in it as pretraining does, which replaces ids: a piece right after a mask begins
-    no word, and no piece stands for the blank before one. Texts without special tokens keep their ids.
+    no word, and no piece stands for the blank before one; and what to put before the text, a blank or nothing, lest a first
+    character that normalisation replaces or drops begin no word. Texts without special tokens so keep their ids.
 
     🤗 Tokenizers puts `▁` before each part of a text between special tokens, as Transformers does for ALBERT.
     """
-    parts = json.loads(tokenizer.to_str())
+    parts, lead = json.loads(tokenizer.to_str()), ""
     kinds, last = splits(parts)
     if kinds in METASPACES and last.get("prepend_scheme") == "always":
         steps = parts["normalizer"] or {"type": "Sequence", "normalizers": []}
@@ -210,11 +211,11 @@ def for_masks(tokenizer: Tokenizer) -> Tokenizer:
         parts["normalizer"] = {"type": "Sequence", "normalizers": [
             *steps, {"type": "Replace", "pattern": {"Regex": r"\s+"}, "content": " "},
             {"type": "Strip", "strip_left": False, "strip_right": True}]}
-        parts["pre_tokenizer"] = {**last, "prepend_scheme": "first"}
+        parts["pre_tokenizer"], lead = {**last, "prepend_scheme": "first"}, " "
     elif "ByteLevel" in kinds:
         mask = special_ids(tokenizer).mask
         parts["added_tokens"] = [{**token, "lstrip": token["lstrip"] or token["id"] == mask} for token in parts["added_tokens"]]
-    return Tokenizer.from_str(json.dumps(parts))
+    return Tokenizer.from_str(json.dumps(parts)), lead
 
 
 def part_digits_from_commas(tokenizer: Tokenizer) -> Tokenizer:

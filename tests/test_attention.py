@@ -67,6 +67,19 @@ def test_left_padding_and_holes_give_what_the_tokens_alone_give(kind):
         torch.testing.assert_close(together[row][:, real], alone[0], rtol=0, atol=1e-9)
 
 
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("linformer", "performer", "linear")])
+@pytest.mark.parametrize("tokens", [1, 2, 3, 20, 60])
+def test_of_short_texts_all_of_the_default_budget_see_all(kind, tokens):
+    config = AlbertConfig(attention=kind, hidden_size=8 * HEADS, num_attention_heads=HEADS, conv_kernel_size=0)
+    query, key, value = inputs(3, tokens)
+    mask = torch.arange(tokens) < torch.tensor([tokens, max(tokens - 1, 1), 1])[:, None]
+    expected, found = exact(query, key, value, mask), build_attention(config).double()(query, key, value, mask)
+    rows = mask[:, None, :, None]
+    torch.testing.assert_close(found * rows, expected * rows, rtol=0, atol=1e-9)
+    alone = build_attention(config).double()(query, key, value, None)
+    torch.testing.assert_close(alone, exact(query, key, value), rtol=0, atol=1e-9)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_gradients_agree_with_finite_differences_under_a_mask(kind):
     attend = attention(kind, 3)

@@ -125,6 +125,10 @@ def test_unknown_optimizer():
         build_optimizers(small_model(), SimpleNamespace(**vars(HPS["pretrain", "tiny"]) | dict(optimizer="sgd")))
 
 
+def test_schedule_without_warm_up_begins_at_the_whole_rate():
+    assert [schedule(step, 0, 4) for step in range(1, 5)] == [1.0, 0.75, 0.5, 0.25]
+
+
 def test_schedule_rises_and_falls_linearly():
     shares = [schedule(step, 4, 10) for step in range(1, 11)]
     assert shares[:4] == [0.25, 0.5, 0.75, 1.0]

@@ -115,7 +115,9 @@ def build_optimizers(model, hps):
 
 
 def schedule(step, warmup_steps, max_steps):
-    """Share of the learning rate at update ``step`` (from 1): linear warm-up, then linear decay to 0."""
+    """Share of the learning rate at update ``step`` (from 1): linear warm-up, then linear decay to 0. The last update of the
+    warm-up, or the first where there is none, has all of it."""
+    warmup_steps = max(warmup_steps, 1)
     if step <= warmup_steps:
         return step / warmup_steps
     return (max_steps - step + 1) / (max_steps - warmup_steps + 1)

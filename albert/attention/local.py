@@ -42,7 +42,7 @@ class LocalAttention(nn.Module):
         # the first token is a key of its own beside every window, and none within them
         visible = (numbers > 0).expand(rows, tokens) if real is None else real & (numbers > 0)
         visible = three_chunks(rearrange(F.pad(visible, (reach, reach + rest)), "b (n c) -> b n c", c=reach), dim=2)
-        place, target = numbers[:reach], torch.arange(-reach, 2 * reach, device=query.device)
+        place, target = (torch.arange(*ends, device=query.device) for ends in ((0, reach), (-reach, 2 * reach)))
         near = (place[:, None] - target).abs() <= reach                             # (c, 3 c)
         allowed = F.pad(near & rearrange(visible, "b n k -> (b n) 1 1 k"), (1, 0), value=True)
 
