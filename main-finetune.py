@@ -15,7 +15,6 @@ from data.features import features
 from data.task_files import TASKS, read_task
 from data.tokenizer import load_tokenizer
 from hps import HPS, SettingError, check, override
-from trainer import checkpoints
 from trainer.command import (DEFAULT_CACHE, digest_of, finished_run, how_to_resume, leave_with, parse, resume_auto,
                              resumed_settings, where_it_runs)
 from trainer.errors import Diverged, RunError
@@ -24,7 +23,7 @@ from trainer.initial import adapted_model, check_changes, check_vocabulary, free
 from trainer.kinds import KINDS
 from trainer.loop import Trainer
 from trainer.results import finish, say, table
-from trainer.run import begin, open_run, run_config
+from trainer.run import begin, newest_checkpoint, open_run, run_config
 
 # Flags that decide what is trained; they are kept in the run's config.json. The others say how this process runs.
 TRAINING_FLAGS = dict(task=None, init_from=None, model=None, data=None, dev=None, text="text", text_pair=None,
@@ -112,8 +111,9 @@ def start(args, flags, hps, keys, data, world):
     model_class, _, labels = KINDS[data.kind]
     if args.resume:
         if run_config(args.resume).get("fingerprint") != data.fingerprint:
-            raise RunError(f"--resume {args.resume}: the data has changed since the run began; start a new run")
-        path, state = world.from_main(lambda: checkpoints.newest(Path(args.resume) / "checkpoints"))
+            raise RunError(f"--resume {args.resume}: the data has changed since the run began; start a new run "
+                           "without --resume")
+        path, state = world.from_main(lambda: newest_checkpoint(args.resume))
         return load_tokenizer(args.resume), model_class.from_pretrained(path), [], path, state
     folder = checkpoint_folder(flags.init_from)
     tokenizer, config = load_tokenizer(folder), read_config(folder)
@@ -128,7 +128,7 @@ def start(args, flags, hps, keys, data, world):
 
 def finetune(args, flags, hps, keys, data, world):
     """One run. Returns its trainer, its folder and the held-out scores of its best step, None if it was stopped."""
-    asked = digest_of(flags, hps)
+    asked = digest_of(args, flags, hps, data.fingerprint)
     tokenizer, model, changes, path, state = start(args, flags, hps, keys, data, world)
     if flags.freeze:
         freeze(model, flags.freeze)
@@ -145,8 +145,8 @@ def finetune(args, flags, hps, keys, data, world):
         trainer.restore(path, state)
     run = open_run(args, f"finetune-{flags.task}", {
         **vars(hps), **vars(flags), "kind": data.kind, "inputs": list(data.train.inputs),
-        "fingerprint": data.fingerprint, "cpu": args.cpu, "cache_dir": args.cache_dir or DEFAULT_CACHE,
-        "asked": asked}, trainer, state)
+        "fingerprint": data.fingerprint, "cpu": args.cpu,
+        "cache_dir": os.path.abspath(os.path.expanduser(args.cache_dir or DEFAULT_CACHE)), "asked": asked}, trainer, state)
     if world.is_main:
         print(*data.notes, *(f"training: {note}" for note in train_notes), *(f"held out: {note}" for note in dev_notes),
               *(f"{flags.init_from}: {line}" for line in changes),
@@ -169,11 +169,11 @@ def main():
     planned = list(variants(args, hps, keys, data.kind))                                # all are checked before the first
     several = len(planned) > 1
     for number, (words, chosen, chosen_keys) in enumerate(planned, start=1):
-        own, asked = copy.copy(args), digest_of(flags, chosen)
+        own, asked = copy.copy(args), digest_of(args, flags, chosen, data.fingerprint)
         if several and world.is_main:
             print(f"\n{words}, seed {chosen.seed} ({number} of {len(planned)})")
         if several and args.resume == "auto" and (done := world.from_main(
-                lambda: finished_run(args.runs_dir, name, asked, data.fingerprint))):
+                lambda: finished_run(args.runs_dir, name, asked))):
             if world.is_main:
                 print(f"finished before: {done[1]}")
             results.append((words, *done))

@@ -2,7 +2,6 @@
 import argparse
 import copy
 from contextlib import closing
-from pathlib import Path
 from types import SimpleNamespace
 
 import trainer.openmp  # noqa: F401 (before torch)
@@ -15,7 +14,7 @@ from data.sentences import check_language
 from data.sources import absolute, open_source
 from data.tokenizer import MARKED_LANGUAGES, load_tokenizer, special_ids, vocabulary_size
 from hps import HPS, SettingError, check, override
-from trainer import checkpoints, machine
+from trainer import machine
 from trainer.command import (DEFAULT_CACHE, digest_of, how_to_resume, leave_with, parse, resume_auto, resumed_settings,
                              where_it_runs)
 from trainer.errors import RunError
@@ -24,7 +23,7 @@ from trainer.loop import Trainer
 from trainer.pretraining import Pretraining
 from trainer.profiling import estimate
 from trainer.results import finish_pretraining
-from trainer.run import begin, open_run, run_config
+from trainer.run import begin, newest_checkpoint, open_run, run_config
 
 # Flags that decide what is trained; they are kept in the run's config.json. The others say how this process runs.
 TRAINING_FLAGS = dict(model="base", data=None, text_field="text", documents="file", small=False, tokenizer=None,
@@ -124,7 +123,7 @@ def newest_of(run, store):
     if run_config(run).get("text_sha256") != store.meta["text_sha256"]:
         raise RunError(f"--resume {run}: the text, or its cut into sentences, has changed since the run began; "
                        "name the old text by --data, or start a new run without --resume")
-    return checkpoints.newest(Path(run) / "checkpoints")
+    return newest_checkpoint(run)
 
 
 def main():
@@ -132,7 +131,7 @@ def main():
     flags, hps, keys = settings(args)
     world = begin(args)
     machine.autocast_dtype(hps.precision, world.device)    # refuses one that this device has not, before the text is read
-    asked = digest_of(flags, hps)
+    asked = digest_of(args, flags, hps)
     if resume_auto(args, world, "pretrain", asked):
         flags, hps, keys = settings(args)
     adopted = [key for key in keys if key != "vocab_size"]         # by a checkpoint; that one is the tokenizer's

@@ -40,6 +40,8 @@ def check_sums(folder: Path, leave_out: tuple[str, ...] = ()):
 
 
 def sha256(file: Path) -> str:
+    if file.exists() and not file.is_file():
+        raise ModelError(f"{file}: not a regular file")
     digest = hashlib.sha256()
     with open(file, "rb") as opened:
         while block := opened.read(1 << 20):

@@ -177,8 +177,8 @@ def read_config(folder: Path, **changes) -> AlbertConfig:
         mapping.setdefault("classifier_dropout_prob", mapping["classifier_dropout"])
     if isinstance(mapping.get("model_type"), str):
         mapping["model_type"] = mapping["model_type"].removesuffix(EXTENDED_SUFFIX)
-    if (name := mapping.get("hidden_act")) in _OTHER_NAMES:
-        mapping["hidden_act"] = _OTHER_NAMES[name]
+    if isinstance(name := mapping.get("hidden_act"), str):
+        mapping["hidden_act"] = _OTHER_NAMES.get(name, name)
     if "num_labels" in changes:
         mapping.pop("id2label", None)
     try:
@@ -359,6 +359,7 @@ def write_whole(file: Path, write):
     is old or new, never half."""
     temporary = file.with_name(file.name + ".tmp")
     file.parent.mkdir(parents=True, exist_ok=True)
+    temporary.unlink(missing_ok=True)                    # a link would be written through
     try:
         temporary.touch()
         mode = temporary.stat().st_mode                  # as the umask has it; safetensors' own files are the owner's alone

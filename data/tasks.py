@@ -57,9 +57,9 @@ class TaskData:
 
     @cached_property
     def fingerprint(self):
-        """A digest of all examples."""
-        parts = [[part.ids, part.inputs, part.labels] for part in (self.train, self.dev)]
-        return hashlib.blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()
+        """A digest of all examples and the names of their labels."""
+        parts = [[part.ids, part.inputs, part.labels] for part in (self.train, self.dev, *self.test.values())]
+        return hashlib.blake2b(json.dumps([parts, self.labels]).encode(), digest_size=16).hexdigest()
 
     def small(self):
         """The task with 1 % of the training examples, at least 100, chosen by a fixed draw, and without its test."""

@@ -2,6 +2,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from safetensors.torch import load_file
 
 from albert import ModelError, checkpoint_folder
 from albert.checksums import check_sums, write_sums
+from trainer import checkpoints
 from trainer.errors import RunError
 from trainer.run import Run
 
@@ -76,6 +78,32 @@ def test_a_fault(kind, moment, corpus, cache, tmp_path, uninterrupted):
 def test_a_hundred_faults(number, corpus, cache, tmp_path, uninterrupted):
     survives(faults.KINDS[number % len(faults.KINDS)], random.Random(number).random(), corpus, cache, tmp_path,
              uninterrupted)
+
+
+def test_ranks_do_not_outlive_torchrun(corpus, cache, tmp_path):
+    """Killed, the launcher can't end them: they save and leave."""
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(ROOT / "main-pretrain.py")]
+    process = subprocess.Popen([*torchrun, *arguments(corpus, cache, tmp_path, [*SETTINGS, "max_steps=100000"])], cwd=ROOT, text=True,
+                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    for line in process.stdout:
+        if line.startswith("step 3/"):
+            break
+    process.kill()
+    output = process.stdout.read()                          # to its end: no process holds the pipe any more
+    process.wait()
+    assert "stopped at step" in output
+    run, = tmp_path.iterdir()
+    assert checkpoints.newest(run / "checkpoints")
+
+
+def test_a_full_disk_in_the_log(corpus, cache, tmp_path, monkeypatch):
+    run = Run(tmp_path)
+    run._log.close()
+    run._log = open("/dev/full", "w")
+    with pytest.raises(RunError, match="log.jsonl: No space left on device"):
+        run.log({"kind": "train", "step": 1})
+    run._log = open(os.devnull, "w")
+    run.close()
 
 
 def test_a_folder_has_one_writer(corpus, cache, tmp_path):
@@ -151,6 +179,10 @@ def test_a_finished_run_of_a_restarted_launch(corpus, cache, tmp_path, pretrain,
     command = arguments(corpus, cache, tmp_path, SETTINGS, ["--resume", "auto"])
     ended = [start(pretrain, command, *case) for case in (("one", 0, 1), ("one", 1, 1), ("two", 1, 2), ("none", 1, 3))]
     assert ended == [False, True, False, False]
+    newest = max(tmp_path.glob("pretrain-*"))                          # interrupted; the launch "four" goes on with it
+    (newest / "metrics.json").unlink()
+    shutil.rmtree(checkpoints.listed(newest / "checkpoints")[-1])
+    assert [start(pretrain, command, "four", restarts, 3) for restarts in (0, 1)] == [False, True]
     checkpoint, *_ = tmp_path.glob("pretrain-*")
     table = tmp_path / "table.csv"
     table.write_text("text,label\n" + "".join(f"{word},{word[0]}\n" for word in ["a b", "b a", "a c", "b c"] * 10))

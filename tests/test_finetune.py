@@ -369,6 +369,59 @@ def test_a_sweep_names_its_runs_and_the_best(checkpoint, tables, tmp_path, finet
     assert line == f"best run: {max(scores, key=scores.get)}" and len(set(scores.values())) == 2
 
 
+def test_what_was_trained_before_counts_for_the_same_data_and_checkpoint_alone(checkpoint, tables, tmp_path, finetune):
+    model, data = tmp_path / "model", tmp_path / "data.csv"
+    shutil.copytree(checkpoint, model)
+    data.write_text((tables / "train.csv").read_text())
+    flags = ["--data", data, "--text", "review", "--label", "verdict", "--resume", "auto", "--sweep", "learning_rate=1e-3,1e-4"]
+
+    def runs():
+        result = finetune(arguments(model, tmp_path, "classify", *flags, settings=["max_steps=2"]))
+        assert result.code == 0, result.err
+        return result.out.count("finished before"), len(run_folders(tmp_path))
+
+    assert runs() == (0, 2) and runs() == (2, 2)
+    data.write_text(data.read_text().replace(",good,", ",fine,"))
+    assert runs() == (0, 4)
+    torch.manual_seed(1)
+    AlbertForPretraining(AlbertConfig.from_dict(json.loads((model / "config.json").read_text()))).save_pretrained(model)
+    assert runs() == (0, 6) and runs() == (2, 6)
+
+
+def test_a_run_that_was_stopped_goes_on_with_its_own_data_alone(checkpoint, tables, tmp_path, finetune, monkeypatch):
+    data = tmp_path / "data.csv"
+    data.write_text((tables / "train.csv").read_text())
+    command = arguments(checkpoint, tmp_path, "classify", "--data", data, "--text", "review", "--label", "verdict", "--resume", "auto",
+                        "--cache-dir", "here")
+    monkeypatch.chdir(tmp_path)
+    save = checkpoints.save
+
+    def stop(*args):
+        save(*args)
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(checkpoints, "save", stop)
+    assert finetune(command).code == 128 + signal.SIGTERM
+    monkeypatch.setattr(checkpoints, "save", save)
+    run, = run_folders(tmp_path)
+    assert json.loads((run / "config.json").read_text())["cache_dir"] == str(tmp_path / "here")
+    data.write_text(data.read_text() + "an added row,good,1,x\n")
+    assert finetune(command).code == 0 and len(run_folders(tmp_path)) == 2
+    assert not (run / "metrics.json").exists()
+    refused(finetune(["--resume", str(run), "--cpu", "--tqdm-off"]), "the data has changed", "without --resume")
+
+
+@pytest.mark.parametrize("rate", ["1e6", "1e30"])
+def test_a_model_that_diverges_in_its_last_update_is_not_handed_out(checkpoint, tables, tmp_path, finetune, rate):
+    flags = own(tables, "--label", "verdict", "--resume", "auto", "--sweep", f"learning_rate=1e-4,{rate}")
+    for _ in range(2):
+        result = finetune(arguments(checkpoint, tmp_path, "classify", *flags, settings=[
+            "max_steps=1", "warmup_steps=0", "clip_norm=1e30", "optimizer=adamw"]))
+        assert result.code == 0 and "not finite at step 1" in result.err, result.err
+        assert "best run" in result.out
+    assert sum((run / "metrics.json").exists() for run in run_folders(tmp_path)) == 1
+
+
 def test_a_setting_that_diverges_leaves_the_others_their_table(checkpoint, tables, tmp_path, finetune):
     flags = [*own(tables, "--label", "verdict"), "--sweep", "learning_rate=1e30,1e-3"]
     result = finetune(arguments(checkpoint, tmp_path, "classify", *flags, "--no-save", settings=["log_every=1"]))

@@ -9,7 +9,7 @@ import zipfile
 import pytest
 import torch
 from conftest import arguments, refused
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from albert import AlbertConfig, AlbertForPretraining, ModelError
 from albert.checksums import SUMS, write_sums
@@ -242,3 +242,39 @@ def test_hostile_optimizer_tensors(run, tmp_path, pretrain, name):
         (folder / SUMS).unlink()
         write_sums(folder)
     refused(pretrain(["--resume", str(copy), "--cpu", "--tqdm-off"]), "training_state.safetensors")
+
+
+@pytest.mark.parametrize("slot, tensor", [("exp_avg", torch.tensor(1.0)), ("momentum_buffer", torch.tensor(1.0)),
+                                          ("step", torch.zeros(3)), ("step", torch.tensor(1))])
+def test_optimizer_tensors_of_other_shapes(run, tmp_path, pretrain, slot, tensor):
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    for folder in checkpoints.listed(copy / "checkpoints"):
+        file = folder / "training_state.safetensors"
+        state = load_file(file)
+        changed = {name: tensor.clone() for name in state if name.endswith(f"/{slot}")}
+        assert changed
+        save_file({**state, **changed}, file)
+        (folder / SUMS).unlink()
+        write_sums(folder)
+    refused(pretrain(["--resume", str(copy), "--cpu", "--tqdm-off"]), "training_state.safetensors")
+
+
+def test_links_in_a_run_s_folder(run, tmp_path, pretrain):
+    """None leads the run to write anywhere else, and none to a device is read."""
+    copy, other = tmp_path / "run", tmp_path / "other"
+    shutil.copytree(run, copy)
+    other.write_text("precious")
+    (copy / "metrics.json").unlink()
+    (copy / "metrics.json.tmp").symlink_to(other)
+    command = ["--resume", str(copy), "--cpu", "--tqdm-off"]
+    assert pretrain(command).code == 0 and other.read_text() == "precious" and not (copy / "metrics.json").is_symlink()
+    (copy / "log.jsonl").unlink()
+    (copy / "log.jsonl").symlink_to(other)
+    refused(pretrain(command), "log.jsonl: a link")
+    assert other.read_text() == "precious"
+    (copy / "log.jsonl").unlink()
+    for folder in checkpoints.listed(copy / "checkpoints"):
+        (folder / "model.safetensors").unlink()
+        (folder / "model.safetensors").symlink_to("/dev/zero")
+    refused(pretrain(command), "checkpoint")

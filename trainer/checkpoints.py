@@ -118,7 +118,8 @@ def restore_optimizers(path, optimizers):
             names = {"momentum_buffer"} if isinstance(optimizer, torch.optim.Muon) else {"step", "exp_avg", "exp_avg_sq"}
             for number, tensors in state.items():
                 shape = params[number].shape
-                if tensors.keys() != names or any(tensor.ndim and tensor.shape != shape for tensor in tensors.values()):
+                if tensors.keys() != names or not all(tensor.is_floating_point() and tensor.shape == (
+                        () if slot == "step" else shape) for slot, tensor in tensors.items()):
                     raise ValueError
             optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     except (SafetensorError, OSError, ValueError, IndexError):

@@ -6,10 +6,13 @@ import json
 import os
 import shlex
 import sys
+import threading
 import time
 from pathlib import Path
 
+from albert.checksums import sha256
 from albert.errors import ModelError
+from albert.pretrained import checkpoint_folder
 from data.errors import DataError
 from trainer import checkpoints, distributed
 from trainer.errors import RunError
@@ -57,7 +60,7 @@ def resumed_settings(args, tasks, defaults, given, moved, recipe, override):
     tasks: those of this script. defaults: of all flags. given: the flags of this command, of which ``moved`` may differ from
     the run's. recipe: from flags to hyperparameters. override: `hps.override`. Raises RunError for any other difference.
     """
-    config = run_config(args.resume)
+    config = defaults | run_config(args.resume)
     if config["task"] not in tasks:
         raise RunError(f"--resume {args.resume}: not a run of {Path(sys.argv[0]).name}")
     for name, value in vars(settings_of(args.resume, config, dict(cpu=False, cache_dir=DEFAULT_CACHE, log=None))).items():
@@ -74,10 +77,20 @@ def resumed_settings(args, tasks, defaults, given, moved, recipe, override):
     return flags, hps, keys
 
 
-def digest_of(flags, hps):
-    """Digest of what was asked to be trained, the same for the same command."""
-    asked = {**vars(flags), **{key: value for key, value in vars(hps).items() if key not in PROCESS_KEYS}}
+def digest_of(args, flags, hps, data=None):
+    """Digest of what was asked to be trained, the same for the same command over the same checkpoint and ``data`` (their
+    fingerprint); None where --resume names the run."""
+    if args.resume not in (None, "auto"):
+        return None
+    asked = {**vars(flags), **{key: value for key, value in vars(hps).items() if key not in PROCESS_KEYS}, "data_is": data}
+    if flags.init_from:
+        asked["checkpoint"] = _digest_of_weights(checkpoint_folder(flags.init_from))
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:20]
+
+
+def _digest_of_weights(folder):
+    return [sha256(file) for file in sorted(folder.iterdir()) if file.suffix in (".safetensors", ".bin")
+            and not file.name.startswith("training_state")]
 
 
 def resume_auto(args, world, task, digest):
@@ -112,13 +125,12 @@ def _unfinished(runs_dir, task, digest):
     return None
 
 
-def finished_run(runs_dir, task, digest, fingerprint):
-    """(held-out scores, folder) of the newest finished run of ``task`` that was asked for by the same settings on the same
-    data, or None."""
+def finished_run(runs_dir, task, digest):
+    """(held-out scores, folder) of the newest finished run of ``task`` that was asked for by the same settings, or None."""
     for file in sorted(Path(runs_dir).glob(f"{task}-*/metrics.json"), reverse=True):
         try:
             config = run_config(file.parent)
-            if (config.get("asked"), config.get("fingerprint")) == (digest, fingerprint):
+            if config.get("asked") == digest:
                 return json.loads(file.read_text(encoding="utf-8"))["dev"], file.parent
         except (RunError, ValueError, KeyError) as fault:
             print(f"passing over a run: {fault}", flush=True)
@@ -148,6 +160,7 @@ def where_it_runs(trainer, run):
 
 def leave_with(main, *faults):
     """Run ``main`` and exit with its code; with code 2 and one line where the user can mend it."""
+    threading.excepthook = _of_a_thread
     try:
         code = main()
         distributed.leave()
@@ -164,6 +177,12 @@ def leave_with(main, *faults):
             time.sleep(10)         # what all processes of a machine found, the first one tells; torchrun then ends the others
         print(f"error: process {rank}: {words}" if rank else f"error: {words}", file=sys.stderr)
         sys.exit(2)
+
+
+def _of_a_thread(fault):
+    """TensorBoard writes in a thread; what the disk does there `Run.log` finds too."""
+    if not (isinstance(fault.exc_value, OSError) and fault.exc_value.errno in _DISK_FAULTS):
+        threading.__excepthook__(fault)
 
 
 def _advice(fault):

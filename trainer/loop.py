@@ -35,6 +35,8 @@ class Trainer:
         self.task, self.tokenizer, self.hps, self.world, self.quiet = task, tokenizer, hps, world, quiet
         for tensor in (*model.parameters(), *model.buffers()):      # a file's pages lie anywhere, and products of
             tensor.data = tensor.data.clone()                       # few rows round by where their factors lie
+        if world.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(world.device)        # of the runs before, in a sweep
         self.model, self.profile = model.to(world.device), profile if world.is_main else 0
         self.params = [p for p in model.parameters() if p.requires_grad]
         self.dtype = world.gather([autocast_dtype(hps.precision, world.device)])[0]       # machines may differ
@@ -231,10 +233,13 @@ class Trainer:
         return {"loss": sum(losses), **scores} if losses else {}
 
     def evaluate(self):
-        """Held-out scores, summed exactly over all processes: {"loss", "mlm_loss", "mlm_accuracy", ...}."""
+        """Held-out scores, summed exactly over all processes: {"loss", "mlm_loss", "mlm_accuracy", ...}. Raises Diverged where
+        the loss is not finite."""
         if self._eval_batches is None:
             self._eval_batches = self.task.evaluation()
         scores, outputs = self.predict(self._eval_batches)
+        if not math.isfinite(scores["loss"]):
+            raise Diverged(self._diverged(self.step))
         return {**scores, **self.task.metrics(outputs)}
 
     @torch.no_grad()

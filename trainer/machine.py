@@ -7,7 +7,7 @@ import resource
 import shlex
 import subprocess
 import sys
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import torch
@@ -47,8 +47,16 @@ def autocast_dtype(precision, device):
     if precision not in dtypes:
         raise RunError(f"precision={precision}: there are auto, fp32, bf16 and fp16")
     if precision == "fp16" and device.type == "cpu":
-        raise RunError("precision=fp16 needs a GPU: on a CPU write --set precision=bf16 or fp32")
+        raise RunError("precision=fp16 needs a GPU: on a CPU write --set precision=bf16 or fp32 (with --init-from, where the "
+                       "run began in fp16)")
     return dtypes[precision]
+
+
+def end_with_parent(number):
+    """Have the system send this process the signal of that number once its parent has ended. Linux alone can."""
+    with suppress(OSError, AttributeError):
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, number)
 
 
 def moved(batch, device):

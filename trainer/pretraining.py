@@ -1,8 +1,6 @@
 """Pretraining as the loop sees it: updates from the token store, the two losses, held-out evaluation."""
-import ctypes
 import signal
 import unicodedata
-from contextlib import suppress
 from functools import partial
 from types import SimpleNamespace
 
@@ -14,6 +12,7 @@ from data import draws, fast
 from data.errors import DataError
 from data.examples import NO_LABEL
 from data.tokenizer import UNKNOWN_SHARE
+from trainer.machine import end_with_parent
 from trainer.micro_batches import micro_batches, tensors
 
 # Runs that differ in seed or mask_prob are scored on the same documents, pairs and masks.
@@ -191,13 +190,11 @@ class _Updates(Dataset):
 
 
 def _live_with_the_trainer(worker):
-    """Leave signals to the trainer, and die with it at once: a worker keeps its connections open, by which the others of
-    several processes see that it is gone."""
+    """Leave signals to the trainer, and die with it at once (DataLoader looks every 5 s): a worker keeps its connections
+    open, by which the others of several processes see that it is gone."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    with suppress(OSError, AttributeError):                    # Linux alone has it; else DataLoader looks every 5 s
-        pr_set_pdeathsig = 1
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+    end_with_parent(signal.SIGKILL)
 
 
 def _micro_batches(examples, ranges, size, world):

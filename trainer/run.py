@@ -8,8 +8,10 @@ import fcntl
 import importlib.util
 import json
 import logging
+import math
 import os
 import shutil
+import signal
 import time
 from datetime import datetime
 from pathlib import Path
@@ -35,13 +37,7 @@ class Run:
         self._baselines, self._draw_at = None, 0.0                 # what is still to be drawn; when it is time for it
         if not self.writes:
             return
-        self._log = open(path / "log.jsonl", "a+", encoding="utf-8", errors="replace")
-        try:
-            fcntl.lockf(self._log, fcntl.LOCK_EX | fcntl.LOCK_NB)       # dropped by the system, however we end
-        except BlockingIOError:
-            raise RunError(f"{path}: another process is training in this folder") from None
-        except OSError as fault:                                        # as some clusters mount Lustre
-            raise RunError(f"{path}: its file system locks no files ({fault.strerror}); name another by --runs-dir") from None
+        self._log = _locked_log(path)
         self._cut_log(step)
         from torch.utils.tensorboard import SummaryWriter           # slow to import
 
@@ -90,13 +86,17 @@ class Run:
         self.records.append(record)
         if not self.writes:
             return
-        self._log.write(json.dumps(record) + "\n")
-        self._log.flush()
+        try:
+            self._log.write(json.dumps(record) + "\n")
+            self._log.flush()
+        except OSError as fault:
+            raise RunError(f"{self.path / 'log.jsonl'}: {fault.strerror}; what was saved before is untouched") from None
         for key, value in record.items():
             if key not in ("kind", "step"):
                 self._board.add_scalar(f"{record['kind']}/{key}", value, record["step"])
         if self._wandb is not None:
-            self._wandb.log({f"{record['kind']}/{key}": value for key, value in record.items() if key != "kind"})
+            self._wandb.log({f"{record['kind']}/{key}": value for key, value in record.items() if key != "kind"},
+                            step=record["step"])
 
     def draw(self, baselines):
         """Redraw curves.png: losses and metrics of the last evaluation against tokens; ``baselines``: {label: loss}. Where
@@ -139,6 +139,30 @@ class Run:
                 self._wandb.finish()
 
 
+def _locked_log(path):
+    """The log of the run in a folder, opened and locked, which the system undoes however we end. RunError where another
+    process has locked it."""
+    file = path / "log.jsonl"
+    try:
+        log = open(file, "a+", encoding="utf-8", errors="replace",
+                   opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW, 0o666))
+    except OSError as fault:
+        raise RunError(f"{file}: {'a link' if file.is_symlink() else fault.strerror}") from None
+    try:
+        fcntl.lockf(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise RunError(f"{path}: another process is training in this folder") from None
+    except OSError as fault:                                        # as some clusters mount Lustre
+        raise RunError(f"{path}: its file system locks no files ({fault.strerror}); name another by --runs-dir") from None
+    return log
+
+
+def newest_checkpoint(path):
+    """Path and state of the newest good checkpoint of a run in which no other process is training."""
+    _locked_log(Path(path)).close()
+    return checkpoints.newest(Path(path) / "checkpoints")
+
+
 def over_tokens(axis, name):
     """Title, ticks and grid of the curves of one score."""
     from matplotlib.ticker import EngFormatter, MaxNLocator
@@ -176,7 +200,7 @@ def _fits(value, default):
     """Whether a key with this default may have the value; where it is None or a list, a number, a text or texts."""
     if isinstance(value, list):
         return not isinstance(default, (bool, int, float, str)) and all(isinstance(item, str) for item in value)
-    if isinstance(value, (int, float)) and not abs(value) < 1 << 63:
+    if isinstance(value, int) and abs(value) >= 1 << 63 or isinstance(value, float) and not math.isfinite(value):
         return False
     kinds = {bool: bool, int: int, str: str, float: (int, float)}
     return isinstance(value, kinds.get(type(default), (int, float, str)))
@@ -189,6 +213,8 @@ def begin(args):
     if args.log == "wandb" and importlib.util.find_spec("wandb") is None:
         raise RunError("--log wandb: the package is not installed; pip install wandb, or leave --log out")
     machine.keep_freed_memory()
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        machine.end_with_parent(signal.SIGTERM)                 # torchrun's processes would outlive it
     world = distributed.join(args.cpu)
     if not world.is_main:
         logging.getLogger("albert").setLevel(logging.ERROR)               # the first process gives the warnings
@@ -220,9 +246,10 @@ def open_run(args, task, config, trainer, state):
     if args.resume:
         run = Run(Path(args.resume), state["step"], world.is_main, args.log)
         stored = run_config(run.path)
-        places = {name: config[name] for name in ("data", "dev") if name in stored and stored[name] != config[name]}
-        if places and world.is_main:
-            checkpoints.write_json(run.path / "config.json", stored | places)       # where the next resuming finds it
+        # where the next resuming finds the data, and a restart of this launch the run that it has finished
+        now = stored | {name: config[name] for name in ("data", "dev") if name in stored} | {"launch": launch()}
+        if world.is_main and now != stored:
+            checkpoints.write_json(run.path / "config.json", now)
         return run
     if args.no_save:
         return Run(None)
