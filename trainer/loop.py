@@ -238,7 +238,7 @@ class Trainer:
         if self._eval_batches is None:
             self._eval_batches = self.task.evaluation()
         scores, outputs = self.predict(self._eval_batches)
-        if not math.isfinite(scores["loss"]):
+        if not math.isfinite(scores.get("loss", 0.0)):
             raise Diverged(self._diverged(self.step))
         return {**scores, **self.task.metrics(outputs)}
 
