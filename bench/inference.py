@@ -38,6 +38,8 @@ def main():
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--pieces", type=int, default=100, help="of the novel")
+    parser.add_argument("--sides", nargs="+", default=[*OURS, *PEERS], choices=[*OURS, *PEERS],
+                        help="fp32 and one text at a time are always among them")
     args = parser.parse_args()
     {"speed": compare_speed, "accuracy": compare_accuracy}[args.what](args)
 
@@ -69,12 +71,13 @@ def compare_speed(args):
         save_tokenizer(load_tokenizer(source), folder)
         for task in PIPELINES:
             for name, texts in (("sentences", sentences), ("pieces of a novel", pieces)):
-                compare(folder, task, name, texts, args.rounds)
+                compare(folder, task, name, texts, args.rounds, args.sides)
 
 
-def compare(folder, task, name, texts, rounds):
+def compare(folder, task, name, texts, rounds, chosen):
+    chosen = [side for side in (*OURS, *PEERS) if side in (*chosen, "fp32", "peer, one at a time")]
     context = multiprocessing.get_context("spawn")
-    sides = {side: ProcessPoolExecutor(1, context, prepare, (side, task, folder)) for side in (*OURS, *PEERS)}
+    sides = {side: ProcessPoolExecutor(1, context, prepare, (side, task, folder)) for side in chosen}
     rates, outputs, memory = {side: [] for side in sides}, {}, {}
     for number in range(rounds + 1):
         for side, process in sides.items():

@@ -135,13 +135,14 @@ def finished(path, header, size):
         return _finished_array(path, size), None
     rows = end = position = quotes = 0
     first = b""
-    for line in open(path, "rb") if path.exists() else ():
-        position += len(line)
-        quotes += line.count(b'"') if path.suffix == ".csv" else 0         # within quotes a line end ends no row
-        if rows == 0:
-            first += line
-        if line.endswith(b"\n") and quotes % 2 == 0:
-            rows, end = rows + 1, position
+    with open(path, "rb") if path.exists() else contextlib.nullcontext(()) as lines:
+        for line in lines:
+            position += len(line)
+            quotes += line.count(b'"') if path.suffix == ".csv" else 0     # within quotes a line end ends no row
+            if rows == 0:
+                first += line
+            if line.endswith(b"\n") and quotes % 2 == 0:
+                rows, end = rows + 1, position
     begin = io.StringIO()
     if path.suffix == ".csv":
         csv.writer(begin).writerow(header)
