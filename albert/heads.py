@@ -7,8 +7,11 @@ from torch.autograd.function import once_differentiable
 from albert.config import AlbertConfig
 from albert.encoder import ACTIVATIONS
 
+
 class MaskedLMHead(nn.Module):
     """Hidden states to vocabulary logits through the transposed word embeddings (BERT, ALBERT's release)."""
+
+    piece = 2 ** 19             # logits that `loss` has in float32 at a time: 2 MB, which stay in a core's cache
 
     def __init__(self, config: AlbertConfig):
         super().__init__()
@@ -35,10 +38,8 @@ class MaskedLMHead(nn.Module):
         decoder = word_embeddings, self.bias
         if not torch.is_grad_enabled():                     # a Function cannot see it: parameters "need" a gradient always
             decoder = tuple(part.detach() for part in decoder)
-        # logits in float32 at a time: 2 MB stay in a core's cache; a GPU's kernels take long to start (not measured there)
-        piece = 2 ** 19 if device == "cpu" else 2 ** 26
         with torch.autocast(device, enabled=False):
-            return DecodedCrossEntropy.apply(inputs, *decoder, labels, piece)
+            return DecodedCrossEntropy.apply(inputs, *decoder, labels, self.piece)
 
 
 class DecodedCrossEntropy(Function):

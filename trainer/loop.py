@@ -56,6 +56,8 @@ class Trainer:
                 print(line, flush=True)
         elif hps.fused and world.device.type == "cpu":
             fuse(self.model, self.dtype or torch.float32)
+        if world.device.type == "cuda" and hasattr(model, "mlm_head"):
+            model.mlm_head.piece = 2 ** 26              # where a kernel's start costs more than memory (not measured)
         self.step, self.tokens, self.position = 0, 0, task.position()
         self.best = {"step": None, "score": -math.inf, "loss": math.inf}
         self.window = {}               # sums since the last log line, over all processes
