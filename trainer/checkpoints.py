@@ -45,7 +45,6 @@ def save(folder, step, model, tokenizer, optimizers, state):
     path = folder / f"step-{step:07d}"
     temporary = folder / f"{path.name}.tmp"
     try:
-        _clear(folder)
         temporary.mkdir(parents=True)
         model.save_pretrained(temporary)
         save_tokenizer(tokenizer, temporary, model.config.max_position_embeddings)
@@ -59,7 +58,7 @@ def save(folder, step, model, tokenizer, optimizers, state):
         reason = getattr(error, "strerror", None) or error
         raise RunError(f"could not save {path}: {reason}; earlier checkpoints are untouched") from None
     finally:
-        _clear(folder)
+        clear(folder)
     return path
 
 
@@ -144,7 +143,7 @@ def _remove(path):
         shutil.rmtree(nameless, ignore_errors=True)
 
 
-def _clear(folder):
+def clear(folder):
     """Delete what an interrupted save or deletion has left."""
     for left in folder.glob("step-*.tmp"):
         shutil.rmtree(left, ignore_errors=True)

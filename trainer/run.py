@@ -38,6 +38,7 @@ class Run:
         if not self.writes:
             return
         self._log = _locked_log(path)
+        checkpoints.clear(self.checkpoints)
         self._cut_log(step)
         from torch.utils.tensorboard import SummaryWriter           # slow to import
 
