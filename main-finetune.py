@@ -126,9 +126,9 @@ def start(args, flags, hps, keys, data, world):
     return tokenizer, *adapted_model(folder, tokenizer, hps, changed, model_class, **labels), None, None
 
 
-def finetune(args, flags, hps, keys, data, world):
-    """One run. Returns its trainer, its folder and the held-out scores of its best step, None if it was stopped."""
-    asked = digest_of(args, flags, hps, data.fingerprint)
+def finetune(args, flags, hps, keys, data, world, asked):
+    """One run; ``asked`` is its digest. Returns its trainer, its folder and the held-out scores of its best step, None if it
+    was stopped."""
     tokenizer, model, changes, path, state = start(args, flags, hps, keys, data, world)
     if flags.freeze:
         freeze(model, flags.freeze)
@@ -181,7 +181,7 @@ def main():
         training = settings(own) if resume_auto(own, world, name, asked) else (flags, chosen, chosen_keys)
         trainer = run = None                             # the last model and its optimisers go before the next are made
         try:
-            trainer, run, scores = finetune(own, *training, data, world)
+            trainer, run, scores = finetune(own, *training, data, world, asked)
         except (Diverged, SettingError) as error:        # a value that is too high ends its own run alone
             if not several:
                 raise

@@ -96,7 +96,7 @@ def test_ranks_do_not_outlive_torchrun(corpus, cache, tmp_path):
     assert checkpoints.newest(run / "checkpoints")
 
 
-def test_a_full_disk_in_the_log(corpus, cache, tmp_path, monkeypatch):
+def test_a_full_disk_in_the_log(tmp_path):
     run = Run(tmp_path)
     run._log.close()
     run._log = open("/dev/full", "w")
