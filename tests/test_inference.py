@@ -28,7 +28,7 @@ from test_finetune import checkpoint  # noqa: F401
 import albert
 from albert import AlbertConfig, AlbertForPretraining, ModelError, pipeline
 from albert.attention import KINDS
-from albert.export import Plain, examples, export_onnx, export_torch, whole_model
+from albert.export import Plain, examples, export_onnx, export_torch, program, whole_model
 from data.asking import file_rows
 from data.conll import read_sentences
 from data.features import features
@@ -698,6 +698,17 @@ def test_onnx(models, tmp_path, attention):
         blocks_per_row=2, conv_kernel_size=5, initializer_range=0.3))
     assert export_onnx(model, tmp_path / "model.onnx") < 1e-4           # it runs onnxruntime on other sizes
     assert (tmp_path / "model.onnx").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("attention", ["local", "mra"])
+def test_programs_take_lengths_that_fill_their_blocks_and_others(attention):
+    model = albert.Albert(AlbertConfig(
+        vocab_size=50, embedding_size=8, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=24,
+        max_position_embeddings=64, attention=attention, attention_window=32, block_size=8, blocks_per_row=2))
+    run = program(model).module()
+    for length in (17, 24, 32, 33, 64):
+        inputs = examples(model, 2, length)
+        torch.testing.assert_close(run(*inputs), Plain(model)(*inputs), atol=1e-5, rtol=0)
 
 
 def test_programs_of_multiple_choice_take_any_number_of_options(models, tmp_path):

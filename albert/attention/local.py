@@ -30,11 +30,14 @@ class LocalAttention(nn.Module):
             (query, key, value), real, place = pack((query, key, value), mask)
         first = self.softmax(query[:, :, :1], key, value, real)
         output = torch.cat((first, self.windows(query, key, value, real)[:, :, 1:]), dim=2)
-        return output if place is None else unpack(output, place)
+        # unpack cuts what fills the last chunk: a slice would hold a program of torch.export to lengths that are multiples of
+        # a chunk, or to those that are not, as the length that it was made with
+        return output[:, :, :query.shape[2]] if place is None else unpack(output, place)
 
     def windows(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor,
                 real: torch.Tensor | None) -> torch.Tensor:
-        """Attention of every token to its window and the first token, [CLS]."""
+        """Attention of every token to its window and the first token, [CLS]: (B, heads, T and what fills the last chunk,
+        head_dim)."""
         rows, heads, tokens, _ = query.shape
         reach, chunks = self.reach, (tokens + self.reach - 1) // self.reach
         rest = chunks * reach - tokens
@@ -49,7 +52,7 @@ class LocalAttention(nn.Module):
         chunks = rearrange(F.pad(query, (0, 0, 0, rest)), "b h (n c) d -> (b n) h c d", c=reach)
         key, value = (self.with_first(tensor, rest) for tensor in (key, value))
         attended = F.scaled_dot_product_attention(chunks, key, value, allowed, self.dropout if self.training else 0.0)
-        return rearrange(attended, "(b n) h c d -> b h (n c) d", b=rows)[:, :, :tokens]
+        return rearrange(attended, "(b n) h c d -> b h (n c) d", b=rows)
 
     def with_first(self, tensor: torch.Tensor, rest: int) -> torch.Tensor:
         """Keys or values (B, heads, T, head_dim) of each chunk: the first token, the chunk before, itself, the next."""

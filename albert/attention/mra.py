@@ -37,12 +37,13 @@ class MRAAttention(nn.Module):
         with torch.autocast(query.device.type, enabled=False):
             if mask is None:
                 real = torch.ones_like(query[:, 0, :, 0], dtype=torch.bool)
-                return self.attend(query, key, value, real)
-            packed, real, place = pack((query, key, value), mask)
+                return self.attend(query, key, value, real)[:, :, :query.shape[2]]
+            packed, real, place = pack((query, key, value), mask)                       # see LocalAttention.forward
             return unpack(self.attend(*packed, real), place)
 
     def attend(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
-        """Attention of rows whose real tokens, those of `real` (B, T), come first."""
+        """Attention of rows whose real tokens, those of `real` (B, T), come first: (B, heads, T and what fills the last
+        block, head_dim)."""
         rows, heads, tokens, dim = query.shape
         blocks, precise = (tokens + self.size - 1) // self.size, torch.promote_types(query.dtype, torch.float32)
         rest = blocks * self.size - tokens
@@ -74,4 +75,4 @@ class MRAAttention(nn.Module):
         coarse_output = rearrange(coarse.softmax(dim=-1) @ value_mean, "b h n d -> b h n 1 d").to(value.dtype)
         share = torch.sigmoid(fine_total - coarse_total).to(value.dtype)
         output = (coarse_output + share * (fine_output - coarse_output)) * real         # padding gets zero
-        return rearrange(output, "b h n s d -> b h (n s) d")[:, :, :tokens]
+        return rearrange(output, "b h n s d -> b h (n s) d")

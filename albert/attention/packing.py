@@ -17,9 +17,9 @@ def pack(tensors: tuple[torch.Tensor, ...], mask: torch.Tensor) -> tuple[list[to
 
 
 def unpack(tensor: torch.Tensor, place: torch.Tensor) -> torch.Tensor:
-    """`pack` undone: (B, heads, T, head_dim) to the same shape."""
+    """`pack` undone: (B, heads, at least T, head_dim), where tokens past T are left out, to (B, heads, T, head_dim)."""
     return take(tensor, place)
 
 
 def take(tensor: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-    return tensor.gather(2, rearrange(index, "b t -> b 1 t 1").expand_as(tensor))
+    return tensor.gather(2, rearrange(index, "b t -> b 1 t 1").expand(-1, tensor.shape[1], -1, tensor.shape[3]))
