@@ -19,7 +19,6 @@ def word_spans(text: str) -> list[tuple[int, int]]:
     words, goes_on = [], False                                  # whether the last word may go on
     for place, character in enumerate(text):
         before, after = text[place - 1:place], text[place + 1:place + 2]
-        word = text[words[-1][0]:place] if words else ""
         category = unicodedata.category(character)
         if character.isspace():
             goes_on = False
@@ -37,8 +36,8 @@ def word_spans(text: str) -> list[tuple[int, int]]:
             words[-1][1] = place + 1
         elif goes_on and (character in "-/" and after.isalnum()
                           or character in ".,:" and before.isdigit() and after.isdigit()
-                          or character == "." and re.fullmatch(r"[^\W\d_]|([^\W\d_]\.)+[^\W\d_]", word)
-                          and ("." in word or word.isupper() or after.isalpha())):
+                          or character == "." and re.match(r"[^\W\d_]", before)
+                          and (text[place - 2] == "." if place - words[-1][0] > 1 else before.isupper() or after.isalpha())):
             words[-1][1] = place + 1
         else:
             words.append([place, place + 1])

@@ -822,6 +822,12 @@ def test_words(text, words):
     assert [text[start:end] for start, end in word_spans(text)] == words
 
 
+def test_a_word_without_end_takes_time_by_its_length():
+    start = time.process_time()
+    assert [len(word_spans(part * 100_000)) for part in ("a", "a.")] == [1, 1]
+    assert time.process_time() - start < 10                    # it took minutes
+
+
 def test_a_list_of_words_is_not_cut_further(inference, models, tmp_path):
     tag = pipeline(None, models / "tags")
     (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in (["I", "don't", "(x)"], "I don't (x)")))
