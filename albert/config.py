@@ -98,7 +98,7 @@ class AlbertConfig:
                 raise ModelError(f"{key}={shown(getattr(self, key))}: expected one of {expected}")
         for field in fields(self):
             value = getattr(self, field.name)
-            if field.type in (int, int | None) and value is not None:
+            if field.type is int or field.type == int | None and value is not None:
                 least = 0 if field.name in ("conv_kernel_size", "pad_token_id", "pinv_iterations") else 1
                 most = MOST_LAYERS if field.name in ("num_hidden_layers", "inner_group_num") else MOST
                 if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:

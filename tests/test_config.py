@@ -33,7 +33,7 @@ def test_a_mapping_in_the_hugging_face_layout_means_softmax_post_norm():
     ("share", "some"), ("norm_position", "middle"), ("hidden_act", "swish9"), ("pinv_init", "none"),
     ("model_type", "roberta"), ("hidden_dropout_prob", 1.0), ("hidden_dropout_prob", -0.1), ("num_landmarks", 0),
     ("num_attention_heads", 0), ("vocab_size", 0), ("pad_token_id", 30000), ("initializer_range", "0.02"),
-    ("sentence_objective", "nli"), ("num_hidden_layers", True), ("problem_type", "ranking"),
+    ("sentence_objective", "nli"), ("num_hidden_layers", True), ("problem_type", "ranking"), ("hidden_size", None), ("num_labels", None),
 ])
 def test_a_value_that_makes_no_model_is_named(key, value):
     with pytest.raises(ModelError, match=f"{key}.*{value}") as caught:
