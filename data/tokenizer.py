@@ -58,6 +58,10 @@ def load_tokenizer(path) -> Tokenizer:
         raise DataError(f"{path}: no such tokenizer; give a tokenizer.json, a SentencePiece .model, a vocab.txt "
                         "or a folder with one")
     settings = _json_beside(path, "tokenizer_config.json")
+    for key, token in (("cls_token", "[CLS]"), ("sep_token", "[SEP]"), ("mask_token", "[MASK]")):
+        said = settings.get(key)
+        if (said := said.get("content") if isinstance(said, dict) else said) not in (None, token):
+            raise DataError(f"{path.with_name('tokenizer_config.json')}: {key}={said!r}: only {token!r} is supported")
     if path.suffix in (".model", ".txt"):
         read = _read_sentencepiece if path.suffix == ".model" else _read_bert_vocabulary
         return _segmented(_with_added(read(path, settings), path), settings)
@@ -244,6 +248,8 @@ def bert_tokenizer(vocabulary: dict[str, int], lower: bool = True, strip_accents
 
 def _with_specials(tokenizer: Tokenizer, tokens) -> Tokenizer:
     """Frame texts by the special tokens, and mark these, once none is missing: the library would add it."""
+    if missing := [token for token in tokens if tokenizer.token_to_id(token) is None]:
+        raise DataError(f"the tokenizer has no token {', '.join(missing)}; ALBERT and BERT need it")
     _frame(tokenizer)
     tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in tokens])
     return tokenizer

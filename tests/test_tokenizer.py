@@ -3,6 +3,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 import unicodedata
@@ -271,6 +272,16 @@ def test_vocab_txt_as_transformers(tmp_path):
             assert ours.encode(text).ids == theirs(text)["input_ids"]
 
 
+@pytest.mark.parametrize("token, name", [("[UNK]", "<unk>"), ("[PAD]", "<pad>"), ("[CLS]", "<s>")])
+def test_a_vocabulary_with_other_special_tokens_is_refused(tmp_path, token, name):
+    """Not given a token that no embedding is of, nor left without one for unknown words."""
+    pieces = [name if piece == token else piece for piece in BERT_SPECIALS]
+    (tmp_path / "vocab.txt").write_text("\n".join([*pieces, "sun"]) + "\n")
+    for load in (load_tokenizer, load_native):
+        with pytest.raises(DataError, match=f"no token {re.escape(token)}"):
+            load(tmp_path / "vocab.txt")
+
+
 TEXTS = ["Hello [E1] newword World", "Ä b", "hello world"]
 PIECES = [*BERT_SPECIALS, "hello", "world", "new", "##word", "a", "b", "[", "]", "e", "##1"]
 
@@ -289,6 +300,14 @@ def bert_folder(tmp_path):
 def test_a_vocabulary_of_another_class_is_refused(bert_folder):
     with pytest.raises(DataError, match="tokenizer_class=BertJapaneseTokenizer.*tokenizer.json beside it works"):
         load_tokenizer(bert_folder(tokenizer_class="BertJapaneseTokenizer"))
+
+
+@pytest.mark.parametrize("token", ["<s>", {"content": "<s>", "lstrip": False}])
+def test_a_model_whose_texts_begin_with_another_token_is_refused(bert_folder, token):
+    """And not read with the [CLS] that its vocabulary has too."""
+    save_tokenizer(load_tokenizer(bert_folder(cls_token={"content": "[CLS]"})), bert_folder())
+    with pytest.raises(DataError, match="tokenizer_config.json: cls_token='<s>': only '.CLS.' is supported"):
+        load_tokenizer(bert_folder(cls_token=token))
 
 
 def test_tokens_added_beside_a_vocabulary(bert_folder):
