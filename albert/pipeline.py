@@ -475,8 +475,8 @@ class Answer(Pipeline):
             size = len(window["ids"])
             spans, none = best_spans(starts[:size], ends[:size], window["first"] >= 0, window["central"].astype(bool))
             nothing = min(nothing, none)
-            best = max([best, *((score, int(window["first"][a]), int(window["last"][b])) for score, a, b in spans[:1])],
-                       key=lambda span: span[0])
+            places = [(score, int(window["first"][a]), int(window["last"][b])) for score, a, b in spans]
+            best = max([best, *(span for span in places if not item[1][span[1]:span[2]].isspace())], key=lambda span: span[0])
         score, start, end = best
         if start is None or (self.threshold is not None and nothing - score > self.threshold):
             score, start, end, text = None if start is None else score, None, None, ""

@@ -936,6 +936,14 @@ def test_a_question_longer_than_the_model(inference, models, tmp_path):
     refused(result, "input 2", "the question has", "40 positions")
 
 
+def test_a_blank_is_no_answer(models):
+    ask, context = pipeline(None, models / "span"), "sun 東 rain"
+    (row,), = ask.rows([("who", context)])
+    logits = np.where((row["first"] == 3) & (row["last"] == 4), 9.0, 0.0)
+    answer = ask.answer(("who", context), [(row, (logits, logits))])
+    assert logits.sum() == 9 and (answer["answer"], answer["score"]) == ("東", 9.0)
+
+
 def test_an_answer_keeps_its_last_accent(models):
     ask = pipeline(None, models / "span", threshold=1e9)
     context = "Jose\u0301 Jose\u0301"

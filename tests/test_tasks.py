@@ -307,6 +307,17 @@ def test_an_answer_begins_after_a_quotation_mark(tokenizer):
     assert context[made.spans["first"][start]:made.spans["last"][end]] == "Rome"
 
 
+def test_a_blank_is_no_answer(tokenizer):
+    """The piece before a word that begins with an unknown letter stands for the blank alone."""
+    examples = Examples(["0"], {"question": ["who"], "context": ["sun 東 rain"]}, [[(4, "東")]])
+    task = task_of(SpanAnswering, "questions", examples, tokenizer, seq_len=40)
+    logits = np.zeros((1, task.dev.offsets[1]), np.float32)
+    blank, = np.flatnonzero((task.dev.spans["first"] == 3) & (task.dev.spans["last"] == 4))
+    logits[0, blank] = 9
+    (best, _), = task._answers([(np.array([0]), logits, logits)])
+    assert best[0] == ("東", 9.0) and "" not in dict(best)
+
+
 def test_a_long_question_is_cut(tokenizer):
     examples = Examples(["0"], {"question": ["sun " * 100], "context": ["rain " * 200]}, [[]])
     made, notes = features("questions", examples, tokenizer, 96)

@@ -71,7 +71,7 @@ class SpanAnswering(Finetuning):
                 question = features.targets["example"][window]
                 nothing[question] = min(nothing[question], none)
                 context = examples.inputs["context"][question]
-                spans[question] += [(score, context[first[a]:last[b]].strip()) for score, a, b in best]
+                spans[question] += [(score, text) for score, a, b in best if (text := context[first[a]:last[b]].strip())]
         found = []
         for candidates, none in zip(spans, nothing):
             texts = {}
