@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import partial
 from itertools import chain, cycle
 from pathlib import Path
 from queue import SimpleQueue
@@ -28,6 +29,7 @@ from data.tokenizer import METASPACES, splits, vocabulary_size
 BLOCK_CHARACTERS = 1 << 20
 CACHED_WORDS = 1 << 18  # about 50 MB
 HEADER = struct.Struct("<3q")
+BLANKS = "a  a\t a \ta a\u00a0 a \u00a0a"  # the normaliser must make one blank of these, and leave none at an end
 INDEPENDENT_NORMALIZERS = {"Sequence", "Nmt", "NFC", "NFD", "NFKC", "NFKD", "Lowercase", "StripAccents",
                            "Precompiled", "Replace", "Strip", "BertNormalizer"}
 
@@ -123,8 +125,11 @@ def encodes_by_word(tokenizer: Tokenizer) -> bool:
     metaspace = (kinds in METASPACES and last.get("prepend_scheme") in ("always", "first") and last.get("split", True)
                  and parts["model"]["type"] == "Unigram")
     wordpiece = (parts["pre_tokenizer"] or {}).get("type") == "BertPreTokenizer" and parts["model"]["type"] == "WordPiece"
-    return (metaspace or wordpiece) and steps <= INDEPENDENT_NORMALIZERS and not any(
-        " " in token["content"] or token["single_word"] for token in parts["added_tokens"])
+    if not (metaspace or wordpiece) or not steps <= INDEPENDENT_NORMALIZERS or any(
+            " " in token["content"] or token["single_word"] for token in parts["added_tokens"]):
+        return False
+    encode = partial(tokenizer.encode, add_special_tokens=False)
+    return encode(BLANKS).ids == [index for part in BLANKS.split(" ") if part for index in encode(part).ids]
 
 
 def encode_blocks(blocks: Iterable[list], tokenizer: Tokenizer, num_workers: int,

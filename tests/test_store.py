@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 
 import data.blocks
 from data.blocks import BlockEncoder, encode_blocks, encodes_by_word, paragraph_blocks
@@ -147,6 +147,22 @@ def test_tokenizer_that_sees_across_blanks_is_used_as_a_whole():
     assert not encodes_by_word(tokenizer)
     encoded = BlockEncoder(tokenizer)([(True, "a a")])
     assert encoded.tokens.tolist() == [1, 3]
+
+
+@pytest.mark.parametrize("normalizer, by_word", [
+    (None, False), (normalizers.NFKC(), False), (normalizers.Replace(" ", "b"), False), (normalizers.Strip(), False),
+    (normalizers.Sequence([normalizers.Strip(left=False), normalizers.Replace(Regex(" {2,}"), " ")]), False),
+    (normalizers.Sequence([normalizers.Nmt(), normalizers.NFKC(), normalizers.Strip(),
+                           normalizers.Replace(Regex(" {2,}"), "▁")]), True)])
+def test_a_text_of_several_blanks_in_a_row_is_encoded_as_by_its_tokenizer(normalizer, by_word):
+    pieces = ["<unk>", "▁", "a", "b", "▁a", ".", "\t", "\u00a0"]
+    tokenizer = Tokenizer(models.Unigram([(piece, -1.0 - index) for index, piece in enumerate(pieces)], unk_id=0))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    if normalizer is not None:
+        tokenizer.normalizer = normalizer
+    text = "a  b\u00a0 a \u00a0b   ab."
+    assert BlockEncoder(tokenizer)([(True, text)]).tokens.tolist() == tokenizer.encode(text).ids
+    assert encodes_by_word(tokenizer) == by_word
 
 
 def test_special_tokens_in_the_text_become_unknown(tokenizer_folder, tmp_path):
