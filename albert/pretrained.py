@@ -297,7 +297,7 @@ def relabelled(stored: dict[str, torch.Tensor], before: dict | None, after: dict
         return {name: weight for name, weight in stored.items() if name not in classifier}
     places = {name: index for index, name in before.items()}
     order = [places[after[index]] for index in sorted(after)]
-    return stored | {name: stored[name][order] for name in classifier}
+    return stored | {name: stored[name][order] for name in classifier if stored[name].shape[:1] == (len(order),)}
 
 
 def match_weights(model: PretrainedModel, stored: dict[str, torch.Tensor], folder: Path,

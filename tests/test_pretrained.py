@@ -235,6 +235,15 @@ def test_a_classifier_for_other_labels_is_begun_anew_only_when_asked(tmp_path, c
     assert changed.classifier.linear.weight.shape == (2, 16) and "classifier" in caplog.text
 
 
+def test_a_classifier_of_fewer_rows_than_named_labels_is_begun_anew_when_asked(tmp_path, caplog):
+    build(AlbertForSequenceClassification, id2label={0: "a", 1: "b"}).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"id2label": {0: "a", 1: "b", 2: "c"}}))
+    assert "classifier.weight is (2, 16)" in fault(tmp_path, AlbertForSequenceClassification)
+    model = AlbertForSequenceClassification.from_pretrained(tmp_path, id2label={0: "c", 1: "b", 2: "a"})
+    assert model.classifier.linear.weight.shape == (3, 16) and "classifier" in caplog.text
+
+
 def test_what_the_checkpoint_fixes_cannot_be_changed_while_loading(folder):
     with pytest.raises(ModelError, match="hidden_size is fixed"):
         Albert.from_pretrained(folder, hidden_size=32)
