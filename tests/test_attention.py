@@ -267,6 +267,18 @@ def test_performer_draws_anew_in_training_and_never_in_evaluation():
     assert torch.equal(first, attend(query, key, value, mask)) and not torch.equal(first, second)
 
 
+@pytest.mark.parametrize("kind", ["softmax", "linformer", "local"])
+def test_dropout_of_attention_keeps_the_mean_and_acts_in_training_alone(kind):
+    attend, tensors = attention(kind, attention_probs_dropout_prob=0.2), [*inputs(1, 12, scale=0.3), None]
+    plain = attend(*tensors)
+    assert torch.equal(attend(*tensors), plain)
+    attend.train()
+    torch.manual_seed(0)
+    drawn = torch.stack([attend(*tensors) for _ in range(1000)])
+    assert (drawn.std(0) > 0).all()
+    torch.testing.assert_close(drawn.mean(0), plain, atol=0.1, rtol=0)
+
+
 def test_linformer_is_the_formula():
     (query, key, value), mask = two_rows()
     attend = attention("linformer")

@@ -174,6 +174,46 @@ def test_dropout_acts_after_the_embeddings_and_before_the_classifier():
     assert [float((values == 0).float().mean()) for values in seen] == pytest.approx([0.5, 0.5], abs=0.1)
 
 
+@pytest.mark.parametrize("norm_position", ["post", "pre"])
+def test_layers_are_those_of_pytorch(norm_position):
+    """Also what dropout leaves of them, drawn from the same seed (of a batch of one: of more, it draws in another order)."""
+    config = small(norm_position=norm_position, hidden_act="silu", layer_norm_eps=0.1, hidden_dropout_prob=0.3)
+    encoder = Albert(config).encoder.double().train()
+    for parameter in encoder.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    layer = torch.nn.TransformerEncoderLayer(24, 3, 40, 0.3, torch.nn.functional.silu, 0.1, batch_first=True,
+                                             norm_first=norm_position == "pre").double()
+    layer.dropout.p = layer.self_attn.dropout = 0.0                # these two ALBERT does not have, or has apart
+    attention, feed_forward = encoder.attention[0], encoder.feed_forward[0]
+    for kind in ("weight", "bias"):
+        projections = [getattr(part, kind) for part in (attention.query, attention.key, attention.value)]
+        getattr(layer.self_attn, f"in_proj_{kind}").data = torch.cat(projections)
+        for ours, theirs in ((attention.output, layer.self_attn.out_proj), (attention.norm, layer.norm1),
+                             (feed_forward.intermediate, layer.linear1), (feed_forward.output, layer.linear2),
+                             (feed_forward.norm, layer.norm2)):
+            getattr(theirs, kind).data = getattr(ours, kind).data
+    expected = hidden = torch.randn(1, 7, 24, dtype=torch.float64)
+    torch.manual_seed(1)
+    for _ in range(3):
+        expected = layer(expected)
+    if norm_position == "pre":
+        expected = torch.nn.functional.layer_norm(expected, (24,), encoder.norm.weight, encoder.norm.bias, 0.1)
+    torch.manual_seed(1)
+    torch.testing.assert_close(encoder(hidden), expected)
+
+
+@pytest.mark.parametrize("model_class", [Albert, AlbertForPretraining, AlbertForSequenceClassification,
+                                         AlbertForTokenClassification, AlbertForQuestionAnswering, AlbertForMultipleChoice])
+def test_a_new_model_is_drawn_from_the_initializer_range(model_class):
+    model = model_class(small(initializer_range=1.0, conv_kernel_size=9))
+    for name, weight in model.named_parameters():
+        if weight.ndim == 1:
+            assert (weight == (0.0 if name.endswith("bias") else 1.0)).all(), name
+        else:
+            assert 0.6 < weight.std() < 1.4, name
+    assert not model.get_submodule("" if model_class is Albert else "albert").embeddings.word_embeddings.weight[0].any()
+
+
 def test_the_outputs_have_their_shapes():
     input_ids, token_type_ids, mask = batch()
     config = small(num_labels=4)
