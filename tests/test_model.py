@@ -164,13 +164,14 @@ def test_bert_has_no_dropout_before_its_sentence_head(model_type, rate):
     assert model.sentence_head.dropout.p == rate
 
 
-def test_dropout_acts_after_the_embeddings_and_before_the_classifier():
+@pytest.mark.parametrize("model_class", [AlbertForSequenceClassification, AlbertForTokenClassification, AlbertForMultipleChoice])
+def test_dropout_acts_after_the_embeddings_and_before_the_classifier(model_class):
     torch.manual_seed(0)
-    model = AlbertForSequenceClassification(small(hidden_dropout_prob=0.5, classifier_dropout_prob=0.5)).train()
+    model = model_class(small(hidden_dropout_prob=0.5, classifier_dropout_prob=0.5)).train()
     seen = []
     for layer in (model.albert.embeddings.projection, model.classifier.linear):
         layer.register_forward_pre_hook(lambda layer, inputs: seen.append(inputs[0]))
-    model(torch.ones(16, 16, dtype=torch.long))
+    model(torch.ones((4, 4, 16) if model_class is AlbertForMultipleChoice else (16, 16), dtype=torch.long))
     assert [float((values == 0).float().mean()) for values in seen] == pytest.approx([0.5, 0.5], abs=0.1)
 
 

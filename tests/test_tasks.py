@@ -399,6 +399,12 @@ def test_an_answer_without_a_word_is_an_answer():
     assert answers.evaluate(said, odds, [["A"], ["b"]]) == {"f1": 0.5, "exact_match": 0.5}         # version 1.1
     scores = answers.evaluate(["a", "b", "c"], [-5.0, 3.0, 9.0], [["A"], ["b"], []])
     assert (scores["f1"], scores["exact_match"]) == (1.0, 1.0) and 3 <= scores["threshold"] < 9    # 2.0
+    assert answers.evaluate(["a", "b"], [-5.0, 9.0], [["The", "Rome"], []])["exact_match"] == 0.5
+
+
+def test_where_all_questions_are_answered_the_threshold_is_above_their_odds():
+    scores = answers.evaluate(["rome", "bonn", "paris"], [1.0, 2.0, 0.0], [["Rome"], ["Bonn"], []])
+    assert scores["f1"] == pytest.approx(2 / 3) and scores["threshold"] > 2.5
 
 
 def best_of(score, answer, golds):
