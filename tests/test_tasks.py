@@ -318,6 +318,23 @@ def test_a_blank_is_no_answer(tokenizer):
     assert best[0] == ("東", 9.0) and "" not in dict(best)
 
 
+def test_candidates_are_texts_each_with_its_best_score(tokenizer):
+    examples = Examples(["0"], {"question": ["who"], "context": ["東 rain rust joy 東"]}, [[]])
+    task = task_of(SpanAnswering, "questions", examples, tokenizer, seq_len=60)
+    logits = np.zeros((1, task.dev.offsets[1]), np.float32)
+    logits[0, np.flatnonzero((task.dev.spans["first"] == 0) & (task.dev.spans["last"] == 1))[-1]] = 5
+    logits[0, task.dev.spans["first"] == 16] = 9
+    (best, _), = task._answers([(np.array([0]), logits, logits)])
+    assert best[0] == ("東", 18.0) and len(best) == len(dict(best)) == 16
+
+
+def test_a_context_of_nothing_has_an_answer_of_nothing(tokenizer):
+    examples = Examples(["0"], {"question": ["who"], "context": [" "]}, [[]])
+    task = task_of(SpanAnswering, "questions", examples, tokenizer, seq_len=40)
+    logits = np.zeros((1, task.dev.offsets[1]), np.float32)
+    assert task._answers([(np.array([0]), logits, logits)]) == [([("", -1e9)], 0.0)]
+
+
 def test_a_long_question_is_cut(tokenizer):
     examples = Examples(["0"], {"question": ["sun " * 100], "context": ["rain " * 200]}, [[]])
     made, notes = features("questions", examples, tokenizer, 96)
@@ -417,7 +434,7 @@ def test_best_spans_are_those_of_a_search_of_all():
     usable, central = np.arange(60) >= 10, rng.random(60) < 0.6
     spans, none = best_spans(start, end, usable, central)
     every = max((start[a] + end[b], a, b) for a in range(10, 60) if central[a] for b in range(a, min(a + 30, 60)))
-    assert spans[0] == pytest.approx(every) and none == start[0] + end[0]
+    assert len(spans) == 20 and spans[0] == pytest.approx(every) and none == start[0] + end[0]
     assert [score for score, *_ in spans] == sorted((score for score, *_ in spans), reverse=True)
 
 
