@@ -99,6 +99,12 @@ def test_an_epoch_reads_every_sentence_once():
     assert sum(spans[-1]) == STORE.num_tokens
 
 
+def test_sentences_planned_in_several_blocks_are_the_same_epoch(monkeypatch):
+    whole = make().plan(0)
+    monkeypatch.setattr("data.examples._BLOCK", 64)
+    assert all(np.array_equal(ours, theirs) for ours, theirs in zip(make().plan(0), whole))
+
+
 def test_short_sequences_are_a_tenth():
     store = make_store(documents=400)
     usual, never, always = (make(store, seq_len=64, short_seq_prob=share).plan(0).length for share in (0.1, 0, 1))

@@ -451,6 +451,11 @@ def test_entities_are_scored_whole():
     assert scores == {"f1": 0.5, "precision": 0.5, "recall": 0.5, "accuracy": 0.75}
 
 
+def test_where_nothing_is_found_the_scores_are_zero():
+    assert set(metrics.tagging(("f1", "precision", "recall"), [["B-LOC"]], [["O"]]).values()) == {0.0}
+    assert metrics.classification(("f1", "matthews"), [0, 0], [0, 0], "binary") == {"f1": 0.0, "matthews": 0.0}
+
+
 def test_groups_are_scored_by_their_own_rows():
     scores = metrics.by_group(lambda gold, guess: {"accuracy": float((gold == guess).mean())}, ["m", "m", "n", "m"],
                               np.array([0, 1, 0, 1]), np.array([0, 1, 1, 1]))
@@ -496,10 +501,12 @@ def test_balanced_weights_of_several_labels_are_of_those_with_and_those_without_
     assert task.counts(batch)["label"] == pytest.approx(4 / (2 * 3) + 4 / (2 * 3))      # three with a, three without b
 
 
-def test_a_constant_has_no_correlation():
+def test_a_constant_has_no_correlation(recwarn):
     assert metrics.regression(("pearson", "spearman"), [1.0, 2.0, 3.0], [5.0, 5.0, 5.0]) == {
         "pearson": 0.0, "spearman": 0.0}
     assert metrics.regression(("pearson",), [1.0], [5.0]) == {"pearson": 0.0}
+    metrics.regression(("pearson",), [1.0, 2.0, 3.0], [1.0, 1.0, 1.0 + 2 ** -52])
+    assert not recwarn.list
 
 
 def test_order_is_a_permutation_in_batches_of_one_length(tokenizer):
@@ -781,5 +788,5 @@ def test_lines_between_documents_are_no_words(tmp_path):
 
 
 def test_bilou_is_scored_as_bioes():
-    gold, said = [["U-PER", "U-PER", "B-LOC", "L-LOC"]], [["U-PER", "O", "B-LOC", "L-LOC"]]
-    assert metrics.tagging(["f1"], gold, said)["f1"] == pytest.approx(0.8)
+    gold, said = [["U-PER", "U-PER", "B-LOC", "L-LOC", "U-LOC"]], [["U-PER", "O", "B-LOC", "L-LOC", "O"]]
+    assert metrics.tagging(["f1"], gold, said)["f1"] == pytest.approx(2 / 3)
