@@ -8,6 +8,7 @@ from einops import rearrange
 from albert import AlbertConfig
 from albert.attention import KINDS, build_attention
 from albert.attention.convolution import ValueConvolution
+from albert.attention.linear import log_elu_plus_one
 from albert.attention.performer import orthogonal_features
 from albert.pretrained import initialize
 
@@ -128,6 +129,21 @@ def test_nystrom_in_low_precision_agrees_with_float64(tokens, dtype, tolerance):
                 assert error.abs().max() <= tolerance * expected.abs().max()
 
 
+@pytest.mark.parametrize("tokens", [8191, 8192])
+def test_nystrom_s_sums_and_products_stay_in_the_range_of_float16(tokens):
+    alike = torch.full((1, HEADS, tokens, DIM), 200.0, dtype=torch.float16)
+    torch.testing.assert_close(attention("nystrom").half()(alike, alike, alike, None), alike, rtol=2e-3, atol=0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_autocast_changes_nothing_where_the_inputs_have_its_type(kind):
+    attend, tensors = attention(kind).float(), inputs(2, 64, dtype=torch.bfloat16)
+    mask = torch.arange(64) < torch.tensor([[64], [40]])
+    plain = attend(*tensors, mask)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(attend(*tensors, mask), plain)
+
+
 def test_softmax_is_the_formula():
     query, key, value = inputs(2, 30)
     mask = torch.arange(30) < torch.tensor([[11], [30]])
@@ -168,6 +184,12 @@ def test_nystrom_agrees_with_transformers(pinv_init, batch, width):
     all_real = torch.ones(batch, tokens, dtype=torch.bool)
     torch.testing.assert_close(rearrange(ours(query, key, value, all_real), "b h t d -> b t (h d)"), expected,
                                rtol=0, atol=1e-8)
+
+
+def test_the_original_start_of_the_pseudo_inverse_is_that_of_each_row_alone():
+    attend, tensors = attention("nystrom", pinv_init="original"), inputs(3, 40, scale=2.0)
+    alone = torch.cat([attend(*(tensor[row:row + 1] for tensor in tensors), None) for row in range(3)])
+    torch.testing.assert_close(attend(*tensors, None), alone, rtol=0, atol=1e-9)
 
 
 def test_nystrom_agrees_with_the_package_nystrom_attention():
@@ -228,6 +250,12 @@ def test_linear_is_the_formula():
         return weights / weights.sum(-1, keepdim=True) @ value[row, :, :length]
 
     compare(attention("linear")(query, key, value, mask), mask, formula)
+
+
+def test_the_gradient_of_linear_s_logarithm_is_finite_at_minus_one():
+    x = torch.tensor([-1.0, 0.0, 2.0], requires_grad=True)
+    log_elu_plus_one(x).sum().backward()
+    torch.testing.assert_close(x.grad, torch.tensor([1.0, 1.0, 1 / 3]))
 
 
 def test_performer_is_the_formula():
