@@ -120,6 +120,13 @@ def test_muon_is_that_of_pytorch_in_bf16_and_near_it_in_float32(native, toleranc
         torch.testing.assert_close(one, other, atol=tolerance, rtol=0)
 
 
+def test_muon_leaves_a_weight_without_a_gradient_and_survives_one_of_zeros():
+    weights = [torch.nn.Parameter(torch.ones(3, 4)) for _ in range(2)]
+    weights[0].grad = torch.zeros(3, 4)
+    Muon(weights, lr=0.1, weight_decay=0.5).step()
+    assert (weights[0] == 0.95).all() and (weights[1] == 1).all()
+
+
 def test_unknown_optimizer():
     with pytest.raises(RunError, match="lamb, adamw and muon"):
         build_optimizers(small_model(), SimpleNamespace(**vars(HPS["pretrain", "tiny"]) | dict(optimizer="sgd")))

@@ -206,6 +206,19 @@ def test_dropout_differs_between_micro_batches_updates_and_seeds(monkeypatch):
     assert len(seeds) == len(set(seeds)) == 8                     # of two micro-batches each
 
 
+def test_a_checkpoint_holds_what_is_not_logged_yet(monkeypatch):
+    saved, (trainer, _) = [], train(2)
+    monkeypatch.setattr("trainer.checkpoints.save", lambda *args: saved.append(args[-1]))
+    monkeypatch.setattr("trainer.checkpoints.prune", lambda *args: None)
+    trainer.run = SimpleNamespace(writes=True, checkpoints=None)
+    for update in range(2):
+        trainer._update(next(trainer.task.updates({"step": 2 + update}))[1], SimpleNamespace(signal=0))
+    trainer.save()
+    state, = saved
+    assert state["window"].pop("mlm_loss") > 0 and state["window"] == {"mlm": 30, "tokens": 288}
+    assert (state["tokens"], state["scaler"]) == (576, {"scale": 1.0, "good": 0})
+
+
 def test_restoring_takes_up_all_of_the_state(monkeypatch):
     monkeypatch.setattr("trainer.checkpoints.restore_optimizers", lambda *args: None)
     trainer, _ = train(1)
@@ -219,6 +232,15 @@ def test_restoring_takes_up_all_of_the_state(monkeypatch):
 def test_scaling_gives_up():
     with pytest.raises(RunError, match="not finite"):
         train(60, Task(blow_up=range(100)), LossScaler(True))
+
+
+def test_scaling_gives_up_below_the_least_scale_alone():
+    scaler = LossScaler(True, scale=2.0 ** -12)
+    verdicts = []
+    for _ in range(2):
+        scaler.accepts(math.inf)
+        verdicts.append(scaler.gives_up)
+    assert verdicts == [False, True]
 
 
 def test_a_scaler_is_saved():
