@@ -140,7 +140,7 @@ class LocalFile:
         csv.field_size_limit(ROW_BYTES)
         reader = csv.reader(self.lines(), strict=True)
         try:
-            header = next(reader, [])
+            header = [name.strip() for name in next(reader, [])]
             if self.text_field not in header:
                 check_commas(self.path, header)
                 raise self.missing_field("line 1", header)

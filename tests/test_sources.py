@@ -359,6 +359,10 @@ def test_table_without_the_column(tmp_path):
     assert "parted by commas" in fault(write(tmp_path / "b.csv", "id;text\n1;a\n"))
 
 
+def test_blanks_beside_the_commas_of_a_header_do_not_count(tmp_path):
+    assert read(write(tmp_path / "a.csv", "id, text \n1, One.\n")) == [(True, "One.")]
+
+
 def test_faulty_tables(tmp_path):
     name = write(tmp_path / "a.csv", "id,text\n1,a\n2,b,c\n")
     assert f"{name}: line 3: 3 columns" in fault(name)
