@@ -207,9 +207,10 @@ class SettingError(KeyError):
 
 class _Settings(dict):
     def __missing__(self, key):
-        models = [f"{task}/{model}" for task, model in self if task == key[0]]
-        known = ", ".join(models or dict.fromkeys(task for task, _ in self))
-        raise SettingError(f"no hyperparameters for {key!r}; there are: {known}")
+        models = [model for task, model in self if task == key[0]]
+        if models:
+            raise SettingError(f"--model {key[1]}: there are {', '.join(models)}")
+        raise SettingError(f"no task {key[0]!r}; there are {', '.join(dict.fromkeys(task for task, _ in self))}")
 
 
 def _merge(*dictionaries):
