@@ -10,6 +10,7 @@ from data.squad import VERSIONS, read_squad
 from data.tasks import repeated
 
 OWN = ("classify", "regress", "pair", "tag")
+LARGE = 100                      # beyond this the labels of a regression are out of a new head's reach
 TASKS = (*GLUE, *VERSIONS, "race", "ner", *OWN)
 
 
@@ -40,20 +41,29 @@ def read_task(task, data=None, dev=None, text="text", text_pair=None, label="lab
         raise DataError(f"--data {data}: no such folder; --task {task} reads a folder in the layout of its release")
     else:
         read = read_race(data) if task == "race" else read_glue(task, data)
-    _check_classes(read, data or task)
+    _check_labels(read, data or task)
     if dev:
         read.notes += repeated(read.train, read.dev)
     return read.small() if small else read
 
 
-def _check_classes(read, place):
-    """Raise DataError for training examples of one class; note classes that they lack."""
-    if read.kind != "classification":
+def _check_labels(read, place):
+    """Raise DataError for training examples of one label; note what the held-out ones have alone, or lack."""
+    if read.kind not in ("classification", "regression"):
         return
     seen = set(read.train.labels)
+    if read.kind == "regression":
+        if len(seen) < 2:
+            raise DataError(f"{place}: all training examples have the label {seen.pop():g}; there is nothing to learn")
+        if (most := max(map(abs, seen))) > LARGE:
+            read.notes.append(f"labels go up to {most:,.6g}: so large ones are hardly learnt; bring them to about 1")
+        return
     if len(seen) < 2:
         raise DataError(f"{place}: all training examples are of the class '{read.labels[seen.pop()]}'; there must be two to "
                         "tell apart")
     missing = [read.labels[index] for index in sorted(set(read.dev.labels) - seen)]
     if missing:
-        read.notes.append(f"held out: no training example is of the class {', '.join(missing)}")
+        shown = ", ".join(missing[:10]) + ", ..." * (len(missing) > 10)
+        read.notes.append(f"held out: no training example is of the class {shown}")
+    if len(held := set(read.dev.labels)) == 1:
+        read.notes.append(f"held out: all are of the class {read.labels[held.pop()]}: their scores say nothing of the others")

@@ -734,7 +734,16 @@ def test_one_class_in_a_benchmark_s_file_and_a_class_that_is_held_out_only(tmp_p
     for part in ("matched", "mismatched"):
         (tmp_path / f"dev_{part}.tsv").write_text("index\tsentence1\tsentence2\tgold_label\n9\ta\tb\tcontradiction\n")
     read = read_task("mnli", str(tmp_path))
-    assert read.dev.ids == ["matched-9", "mismatched-9"] and "contradiction" in read.notes[-1]
+    assert read.dev.ids == ["matched-9", "mismatched-9"] and "contradiction" in read.notes[-2]
+    assert "all are of the class contradiction" in read.notes[-1]
+
+
+def test_labels_of_a_regression_that_are_large_or_all_alike(tmp_path):
+    (tmp_path / "a.csv").write_text("text,label\n" + "".join(f"t{n},{12000 + n}\n" for n in range(9)))
+    assert "labels go up to 12,008" in read_task("regress", str(tmp_path / "a.csv"), str(tmp_path / "a.csv")).notes[0]
+    (tmp_path / "a.csv").write_text("text,label\n" + "".join(f"t{n},3\n" for n in range(9)))
+    with pytest.raises(DataError, match="all training examples have the label 3"):
+        read_task("regress", str(tmp_path / "a.csv"))
 
 
 def test_a_score_must_be_finite_and_ids_are_the_file_s(tmp_path):
