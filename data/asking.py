@@ -31,7 +31,7 @@ def argument_rows(texts, names):
         yield dict(zip(names, item)), item
         return
     if len(texts) % len(names):
-        raise DataError(f"this task takes {' and '.join(names)}: {len(texts)} texts can't be shared out")
+        raise DataError(f"this task takes {len(names)} texts at a time, {' and '.join(names)}; {len(texts)} given")
     for start in range(0, len(texts), len(names)):
         item = tuple(texts[start:start + len(names)])
         yield dict(zip(names, item)), item
@@ -75,7 +75,8 @@ def fields_of(name, names):
 def _check_columns(wanted, there, place):
     for column in wanted:
         if column not in there:
-            raise DataError(f"{place}: no column '{column}', there are: {', '.join(there)}; name one with --text or --text-pair")
+            raise DataError(f"{place}: no column '{column}', there are: {', '.join(there)}; name one with "
+                            f"--text{' or --text-pair' * (len(wanted) > 1)}")
 
 
 def _line_rows(name, names):
@@ -87,7 +88,7 @@ def _line_rows(name, names):
             raise DataError(f"{name}: line {number}: choose takes an article, a question and at least two options, parted by "
                             "tabs")
         if line.strip() and len(parts) != len(names):
-            raise DataError(f"{name}: line {number}: {len(parts)} texts, expected {', '.join(names)}, parted by tabs")
+            raise DataError(f"{name}: line {number}: expected {', '.join(names)}, parted by tabs; texts there: {len(parts)}")
         item = tuple(parts) if line.strip() else ("",) * len(names)
         yield dict(zip(names, item)), item
 
@@ -150,7 +151,7 @@ def finished(path, header, size):
         begin.write("{" + _json(header[0]))
     begin = begin.getvalue().encode()
     if not (first.startswith(begin) or rows == 0 and begin.startswith(first)):
-        raise DataError(f"--output {path}: it holds no answers to this input; name another file, or leave --append out")
+        raise DataError(f"--output {path}: it holds no answers to this input; name another file")
     return max(rows - (path.suffix == ".csv"), 0), end
 
 
