@@ -76,8 +76,10 @@ class Pretraining:
             lines.append(f"{unknown:.0%} of the tokens are unknown to the vocabulary, and all read alike: take another "
                          "--tokenizer, or tokenizer_kind=unigram where it is WordPiece and words are of over 100 characters")
         if self.heldout_labels < 500:
-            lines.append(f"{self.heldout_labels} masked tokens are held out: scores of so few are chance; give more text, or a larger "
-                         "heldout_fraction")
+            fewer = hps.eval_sequences < len(self.heldout.plan(0).label)
+            lines.append(f"{self.heldout_labels} masked tokens are held out: scores of so few are chance; "
+                         + (f"eval_sequences={hps.eval_sequences} takes no more" if fewer else
+                            "give more text, or a larger heldout_fraction"))
         if hps.whole_words and all(self.train.starts_word):
             lines.append("the tokenizer's pieces do not say where words begin: each counts as a word where masks are drawn")
         if hps.sentence_objective != "none" and (plan.label == NO_LABEL).all():
