@@ -73,6 +73,8 @@ def settings(args):
     keys = override(hps, args.set)
     check(hps)
     check_language(hps.language)
+    if flags.init_from:                                # its architecture counts, not that of --model
+        check_changes([key for key in keys if key != "vocab_size"])
     AlbertConfig.from_dict(vars(hps))                  # refuses an impossible architecture before the text is read
     if hps.type_vocab_size < 2:
         raise SettingError(f"type_vocab_size={hps.type_vocab_size}: pretraining needs 2, for two segments")
@@ -82,14 +84,13 @@ def settings(args):
     return flags, hps, keys
 
 
-def checkpoint_to_begin_with(args, flags, adopted):
-    """Its folder, None where there is none; what is wrong with it, or with keys to ``adopt``, is told before text is read."""
+def checkpoint_to_begin_with(args, flags):
+    """Its folder, None where there is none; what is wrong with it is told before text is read."""
     if args.resume or not flags.init_from:
         return None
     start = checkpoint_folder(flags.init_from)
     config = read_config(start)
     check_vocabulary(start, config, load_tokenizer(start))
-    check_changes(adopted)
     if config.type_vocab_size < 2:
         raise RunError(f"{start}: type_vocab_size={config.type_vocab_size}: pretraining needs 2, for two segments")
     return start
@@ -100,7 +101,7 @@ def prepared_text(args, flags, hps, keys, start, world):
     source = open_source(flags.data, text_field=flags.text_field, documents=flags.documents, small=flags.small)
     if world.is_main and source.left_out:
         kinds = ", ".join(f"{count} {suffix}" for suffix, count in source.left_out.most_common(5))
-        print(f"{source.name}: {source.left_out.total():,} files of no known kind are left out ({kinds})", flush=True)
+        print(f"{source.name}: files of no known kind are left out: {kinds}", flush=True)
     given = flags.tokenizer or start
     store, tokenizer = PIPELINES[flags.preprocess].prepare(
         source, args.cache_dir or DEFAULT_CACHE, tokenizer=given, kind=hps.tokenizer_kind, vocab_size=hps.vocab_size,
@@ -134,14 +135,14 @@ def main():
     asked = digest_of(args, flags, hps)
     if resume_auto(args, world, "pretrain", asked):
         flags, hps, keys = settings(args)
-    adopted = [key for key in keys if key != "vocab_size"]         # by a checkpoint; that one is the tokenizer's
-    start = checkpoint_to_begin_with(args, flags, adopted)
+    start = checkpoint_to_begin_with(args, flags)
     store, tokenizer = prepared_text(args, flags, hps, keys, start, world)
     path = state = None
     if args.resume:
         path, state = world.from_main(lambda: newest_of(args.resume, store))
         model, changes = AlbertForPretraining.from_pretrained(path), []
     elif start:
+        adopted = [key for key in keys if key != "vocab_size"]     # that one is the tokenizer's
         model, changes = adapted_model(start, tokenizer, hps, adopted)
     else:
         model, changes = new_model(hps), []
@@ -162,8 +163,8 @@ def main():
     if world.is_main:
         parameters = sum(p.numel() for p in model.parameters())
         print(*(f"{flags.init_from}: {line}\n" for line in changes), sep="", end="")
-        print(f"{flags.model}: {parameters:,} parameters, {len(task.train.plan(0).label):,} sequences an epoch, "
-              f"{where_it_runs(trainer, run)}", flush=True)
+        print(f"{flags.init_from or flags.model}: {parameters:,} parameters, {len(task.train.plan(0).label):,} sequences an "
+              f"epoch, {where_it_runs(trainer, run)}", flush=True)
     with closing(run):
         scores = trainer.fit(run)
     if trainer.stopped:
@@ -171,7 +172,7 @@ def main():
             print(how_to_resume(trainer, run))
         return 128 + trainer.stopped
     if world.is_main:
-        finish_pretraining(trainer, run, scores, flags.model)
+        finish_pretraining(trainer, run, scores, flags)
     return 0
 
 

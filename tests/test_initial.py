@@ -83,6 +83,8 @@ def test_what_no_checkpoint_can_change_is_refused(checkpoint, corpus, cache, tmp
     result = pretrain([*arguments(corpus, cache, tmp_path / "runs"), "--init-from", str(checkpoint)])
     assert result.code == 2 and "fixed by the checkpoint" in result.err and "attention" in result.err
     assert "documents" not in result.out                                    # before any text is read
+    result = pretrain(["--data", str(corpus), "--init-from", str(checkpoint), "--set", "hidden_size=128"])
+    assert result.code == 2 and "hidden_size is fixed by the checkpoint" in result.err      # whatever --model has
     result = pretrain(["--model", "tiny", "--data", str(corpus), "--init-from", str(tmp_path / "nothing")])
     assert result.code == 2 and "no such folder" in result.err
 
