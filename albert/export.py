@@ -101,7 +101,8 @@ def write(model: PretrainedModel, kind: str, folder: Path) -> str:
         return f"{folder / 'model.pt2'}: for torch.export.load"
     model.save_pretrained(folder)
     return f"{folder}: " + ("for 🤗 Transformers too" if expressible(model.config) else
-                            "for this repository; 🤗 Transformers has no such attention or sharing")
+                            "for this repository alone; 🤗 Transformers cannot express its attention, convolution, norms or "
+                            "sharing")
 
 
 def export_torch(model: PretrainedModel, file: Path):

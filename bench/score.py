@@ -144,7 +144,7 @@ def ngram_models(task):
 
 
 def table(results):
-    lines = [f"{results['documents']} held-out documents; cross-entropies in nats",
+    lines = [f"held-out documents: {results['documents']}; cross-entropies in nats",
              "", "| masks | masked tokens | unigram | bigram | shuffled context | model | below unigram | accuracy |",
              "|---|---|---|---|---|---|---|---|"]
     for name, row in results["rows"].items():

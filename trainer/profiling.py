@@ -85,4 +85,4 @@ def _words(seconds):
     for name, size in (("days", 86400), ("hours", 3600), ("minutes", 60)):
         if seconds > 2 * size:
             return f"{seconds / size:,.1f} {name}"
-    return f"{seconds:.0f} seconds"
+    return f"{seconds:.0f} s"
