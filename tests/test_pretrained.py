@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from albert import (Albert, AlbertConfig, AlbertForMultipleChoice, AlbertForPretraining, AlbertForQuestionAnswering,
                     AlbertForSequenceClassification, AlbertForTokenClassification, ModelError, checkpoint_folder)
 from albert.attention import KINDS
+from albert.pretrained import checksum
 
 COUNTERPARTS = {
     Albert: "Model", AlbertForPretraining: "ForPreTraining",
@@ -153,6 +154,17 @@ def test_a_released_configuration_is_read(folder, caplog):
     assert AlbertForPretraining.from_pretrained(folder).config.attention == "softmax"
 
 
+@pytest.mark.parametrize("name, known", [("gelu_pytorch_tanh", "gelu_new"), ("gelu_python", "gelu"), ("swish", "silu")])
+def test_activations_have_several_names(folder, name, known):
+    (folder / "config.json").write_text(json.dumps(RELEASED | {"hidden_act": name}))
+    assert Albert.from_pretrained(folder).config.hidden_act == known
+
+
+def test_a_model_without_padding_stays_one(tmp_path):
+    build(Albert, pad_token_id=None).save_pretrained(tmp_path)
+    assert Albert.from_pretrained(tmp_path).config.pad_token_id is None
+
+
 @pytest.mark.parametrize("kind", ["safetensors", "bin"])
 def test_shards_are_read(folder, kind):
     weights = weights_of(folder)
@@ -211,6 +223,7 @@ def test_half_precision_is_read_as_float32(folder, dtype, loaded):
     build(AlbertForPretraining).to(dtype).save_pretrained(folder)
     model = AlbertForPretraining.from_pretrained(folder)
     assert {parameter.dtype for parameter in model.parameters()} == {loaded}
+    assert json.loads((folder / "config.json").read_text())["dtype"] == str(dtype).removeprefix("torch.")
     assert same_weights(model, build(AlbertForPretraining).to(dtype).to(loaded))
 
 
@@ -233,6 +246,13 @@ def test_a_classifier_for_other_labels_is_begun_anew_only_when_asked(tmp_path, c
     assert not caplog.records
     changed = AlbertForSequenceClassification.from_pretrained(tmp_path, num_labels=2)
     assert changed.classifier.linear.weight.shape == (2, 16) and "classifier" in caplog.text
+
+
+def test_a_classifier_without_names_serves_under_any(tmp_path, caplog):
+    model = build(AlbertForSequenceClassification, num_labels=2)
+    model.save_pretrained(tmp_path)
+    assert same_weights(AlbertForSequenceClassification.from_pretrained(tmp_path, id2label={0: "no", 1: "yes"}), model)
+    assert not caplog.records
 
 
 def test_a_classifier_of_fewer_rows_than_named_labels_is_begun_anew_when_asked(tmp_path, caplog):
@@ -297,6 +317,19 @@ def test_a_flipped_bit_is_found(folder, position):
     assert str(folder) in fault(folder)
 
 
+def test_the_checksum_counts_every_byte_wherever_they_lie():
+    weights = torch.arange(6, dtype=torch.float32)
+    assert checksum([weights[1:]]) == checksum([weights[1:].clone()]) != checksum([weights[:5]])
+    assert checksum([weights[1:2]]) != checksum([weights[2:3]])
+
+
+@pytest.mark.parametrize("content", [[torch.ones(2)], {"weight": 3}])
+def test_a_pytorch_file_of_something_else_is_named(folder, content):
+    torch.save(content, folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    assert f"{folder / 'pytorch_model.bin'}: expected a state dictionary" in fault(folder)
+
+
 @pytest.mark.parametrize("kept", [0, 7, 100, 0.9])
 def test_a_truncated_file_is_named(folder, kept):
     content = (folder / "model.safetensors").read_bytes()
@@ -320,6 +353,9 @@ def test_a_truncated_pytorch_file_is_named(folder):
     (dict(hidden_size=15), ["config.json: hidden_size=15", "num_attention_heads=2"]),
     (dict(model_type="roberta"), ["config.json", "'roberta'", "albert, bert"]),
     (dict(tie_word_embeddings=False), ["config.json", "tie_word_embeddings"]),
+    (dict(position_embedding_type="relative_key"), ["config.json", "position_embedding_type='relative_key'"]),
+    (dict(is_decoder=True), ["config.json", "is_decoder"]),
+    (dict(add_cross_attention=True), ["config.json", "add_cross_attention"]),
     (dict(num_hidden_layers="four"), ["config.json", "num_hidden_layers='four'"]),
 ])
 def test_a_configuration_that_contradicts_the_weights_is_named(folder, changes, words):
