@@ -18,7 +18,7 @@ import pytest
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 
 import data.blocks
-from data.blocks import BlockEncoder, encode_blocks, encodes_by_word, paragraph_blocks
+from data.blocks import BlockEncoder, encode_blocks, encodes_by_word, paragraph_blocks, token_dtype
 from data.errors import DataError
 from data.sentences import split_sentences
 from data.store import Store, prepare
@@ -173,7 +173,17 @@ def test_special_tokens_in_the_text_become_unknown(tokenizer_folder, tmp_path):
     assert special.unk in store.tokens
 
 
+def test_words_that_are_forgotten_are_encoded_again(tokenizer_folder, monkeypatch):
+    monkeypatch.setattr(data.blocks, "CACHED_WORDS", 3)
+    tokenizer = load_tokenizer(tokenizer_folder)
+    encode, second = BlockEncoder(tokenizer), [(True, "the market said old.")]
+    encode([(True, "the old river runs.")])
+    assert encode(second).tokens.tolist() == BlockEncoder(tokenizer)(second).tokens.tolist()
+    assert "river" not in encode.words
+
+
 def test_large_vocabulary_takes_uint32(tmp_path):
+    assert [token_dtype(size) for size in (1 << 16, (1 << 16) + 1)] == ["<u2", "<u4"]
     vocabulary = {f"w{index}": index for index in range(70_000)} | {"a": 70_000, "[UNK]": 70_001}
     vocabulary |= {token: 70_002 + index for index, token in enumerate(("[PAD]", "[CLS]", "[SEP]", "[MASK]"))}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
@@ -202,18 +212,46 @@ def test_other_text_tokenizer_or_splitter_is_another_store(tmp_path, monkeypatch
     other = build(corpus(seed=1), tmp_path, tokenizer_folder)[0].path
     monkeypatch.setattr("data.store.SPLITTER", "sentencex 0")
     split = build(corpus(), tmp_path, tokenizer_folder)[0].path
+    language = build(corpus(), tmp_path, tokenizer_folder, language="de")[0].path
     monkeypatch.setattr("data.store.FORMAT", 0)
     form = build(corpus(), tmp_path, tokenizer_folder)[0].path
     texts = (text for _, text in corpus(seed=1).paragraphs())
     save_tokenizer(train_tokenizer(texts, "unigram", 85, 0, progress=False), tmp_path)
     trained = build(corpus(), tmp_path, tmp_path)[0].path
-    assert len({first, other, split, form, trained}) == 5
+    assert len({first, other, split, language, form, trained}) == 6
 
 
 def test_trained_tokenizer_is_cached(tmp_path, monkeypatch):
     first = build(corpus(), tmp_path, None)[1]
     monkeypatch.setattr("data.store.train_tokenizer", None)
     assert build(corpus(), tmp_path, None)[1].to_str() == first.to_str()
+
+
+def test_a_tokenizer_is_trained_for_each_text_and_setting(tmp_path, capsys):
+    made = {}
+    for name, source, changes in (("plain", corpus(), {}), ("other", corpus(seed=1), {}), ("small", corpus(), dict(vocab_size=85)),
+                                  ("cased", corpus(), dict(lower_case=False)), ("marked", corpus(), dict(strip_accents=False))):
+        made[name] = build(source, tmp_path, None, **changes)[1]
+    assert len({tokenizer.to_str() for tokenizer in made.values()}) == 5
+    for name, text in (("cased", "T"), ("marked", "ï")):
+        pieces = ["".join(made[which].encode("The naïve").tokens) for which in (name, "plain")]
+        assert text in pieces[0] and text not in pieces[1]
+    capsys.readouterr()
+    build(corpus(), tmp_path, None, vocab_size=5000)
+    assert "fewer than vocab_size=5000" in capsys.readouterr().out
+    build(corpus(), tmp_path / "fresh", None, vocab_size=90)
+    assert "fewer than" not in capsys.readouterr().out
+
+
+def test_text_cut_otherwise_is_another(tokenizer_folder, tmp_path):
+    one, two = (build(Documents(documents), tmp_path, tokenizer_folder)[0]
+                for documents in ([["The river.", "A market."]], [["The river."], ["A market."]]))
+    assert np.array_equal(one.tokens, two.tokens) and one.meta["text_sha256"] != two.meta["text_sha256"]
+
+
+def test_a_cache_in_the_home_folder(tokenizer_folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert build(corpus(), "~/cache", tokenizer_folder)[0].path.parent == tmp_path / "cache"
 
 
 @pytest.mark.parametrize("documents", [[], [[]], [["", " \n "]]])
