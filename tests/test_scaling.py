@@ -15,7 +15,7 @@ from hps import HPS
 from trainer.compiling import compile_blocks
 from trainer.distributed import World
 from trainer.errors import RunError
-from trainer.loop import Trainer
+from trainer.loop import Trainer, _signals
 from trainer.pretraining import Pretraining
 from trainer.scaling import LossScaler
 
@@ -101,7 +101,8 @@ def test_a_scale_changes_no_bit(optimizer):
 def test_an_overflow_is_skipped_and_counted():
     """Under two optimisers: neither moves a weight. The scale halves, and training goes on."""
     trainer, log = train(3, Task(blow_up=(3,)), LossScaler(True))
-    assert trainer.scaler.scale == 2.0 ** 15 and log[-1]["skipped_steps"] == 1 and "loss" not in log[-1]
+    assert trainer.scaler.scale == 2.0 ** 15 and log[-1]["skipped_steps"] == 1
+    assert not {"loss", "gradient_norm"} & set(log[-1])                          # JSON has no infinity
     longer, log = train(6, Task(blow_up=(3, 4)), LossScaler(True))
     assert [record["skipped_steps"] for record in log] == [0, 0, 1, 1, 0, 0] and longer.scaler.scale == 2.0 ** 14
     assert all(torch.isfinite(weight).all() for weight in weights(longer).values())
@@ -133,6 +134,67 @@ def test_a_signal_that_comes_as_the_update_is_agreed_on_counts_in_the_next():
     assert not trainer.stopped
     trainer._update(next(updates)[1], received)
     assert trainer.stopped == signal.SIGINT
+
+
+def test_a_signal_that_another_process_has_heard_ends_this_one():
+    class Others(World):
+        def sum(self, values):
+            return [*values[:-1], signal.SIGINT]
+    trainer, _ = train(2)
+    trainer.world = Others(0, 1, CPU)
+    trainer._update(next(trainer.task.updates({"step": 2}))[1], SimpleNamespace(signal=0))
+    assert trainer.stopped == signal.SIGTERM
+
+
+def test_a_second_interrupt_ends_at_once_and_handlers_are_given_back():
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    with _signals() as received:
+        signal.raise_signal(signal.SIGINT)
+        assert received.signal == signal.SIGINT
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_dropout_and_gradients_are_for_training_alone():
+    class Watching(Task):
+        seen = {"sums": set(), "predict": set()}
+
+        def sums(self, model, batch):
+            self.seen["sums"].add((model.training, torch.is_grad_enabled()))
+            return super().sums(model, batch)
+
+        def evaluation(self):
+            return [{"ids": torch.ones(1, 10, dtype=torch.long)}]
+
+        def predict(self, model, batch):
+            self.seen["predict"].add((model.training, torch.is_grad_enabled()))
+            return {}, None
+    train(4, Watching(), eval_every=2)
+    assert Watching.seen == {"sums": {(True, True)}, "predict": {(False, False)}}
+
+
+def test_a_gradient_that_is_not_finite_stops_the_run_though_the_loss_is():
+    class Steep(Task):
+        def sums(self, model, batch):
+            return {"mlm_loss": super().sums(model, batch)["mlm_loss"] + (0 * model.mlm_head.bias.sum()).sqrt()}
+    with pytest.raises(RunError, match="not finite at step 1, .* none was saved"):
+        train(3, Steep())
+
+
+def test_what_diverges_names_the_last_good_checkpoint(tmp_path):
+    trainer, _ = train(1)
+    trainer._saved, trainer.run = 4, SimpleNamespace(path=tmp_path, checkpoints=tmp_path / "checkpoints")
+    assert f"last good checkpoint: {tmp_path}/checkpoints/step-0000004;" in trainer._diverged(2)
+
+
+def test_a_line_of_the_log_is_the_mean_of_its_own_updates():
+    (_, each), (_, both) = train(4), train(4, log_every=2)
+    losses = [record["loss"] for record in each]
+    assert [record["loss"] for record in both] == pytest.approx([sum(losses[:2]) / 2, sum(losses[2:]) / 2])
+    assert [record["tokens"] for record in both] == [288, 576]
+    assert Trainer._scores({"mlm": 2, "mlm_loss": 4.0, "mlm_correct": 1, "sentence": 4, "sentence_loss": 2.0}) == {
+        "loss": 2.5, "mlm_loss": 2.0, "mlm_accuracy": 0.5, "sentence_loss": 0.5}
 
 
 def test_of_equal_scores_the_step_of_the_least_loss_is_kept():
@@ -189,8 +251,9 @@ def test_gradients_are_clipped(monkeypatch):
 
 
 def test_weights_of_each_optimizer_follow_the_schedule_at_its_own_rate():
-    trainer, _ = train(3, optimizer="muon")
+    trainer, log = train(3, optimizer="muon")
     rates = [optimizer.param_groups[0]["lr"] for optimizer in trainer.optimizers]
+    assert log[-1]["learning_rate"] == rates[1]
     assert rates == pytest.approx([trainer.hps.muon_learning_rate / 2, trainer.hps.learning_rate / 2])
 
 
@@ -227,6 +290,9 @@ def test_restoring_takes_up_all_of_the_state(monkeypatch):
     trainer.restore(None, state)
     found = {name: getattr(trainer, name) for name in state}
     assert found | {"scaler": trainer.scaler.state_dict()} == state
+    del state["best"]["loss"]                                     # as earlier versions wrote it
+    trainer.restore(None, state)
+    assert trainer.best["loss"] == math.inf
 
 
 def test_scaling_gives_up():
