@@ -172,7 +172,7 @@ def main():
             print(how_to_resume(trainer, run))
         return 128 + trainer.stopped
     if world.is_main:
-        finish_pretraining(trainer, run, scores, flags)
+        finish_pretraining(trainer, run, scores, flags.model)
     return 0
 
 

@@ -18,7 +18,7 @@ def test_merge_goes_from_general_to_specific():
 
 
 def test_unknown_pair_lists_what_there_is():
-    with pytest.raises(SettingError, match="pretrain/tiny.*pretrain/bert-large"):
+    with pytest.raises(SettingError, match="--model huge: there are tiny, .*bert-large"):
         HPS["pretrain", "huge"]
 
 

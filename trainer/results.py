@@ -111,7 +111,7 @@ def table(results, metrics):
     return "\n".join(lines)
 
 
-def finish_pretraining(trainer, run, scores, flags):
+def finish_pretraining(trainer, run, scores, model_name):
     """Write metrics.json and say what was learned and how to go on."""
     best, mask = trainer.best, trainer.tokenizer.id_to_token(special_ids(trainer.tokenizer).mask)
     print(f"\n{trainer.task.summary(scores)}")
@@ -124,5 +124,4 @@ def finish_pretraining(trainer, run, scores, flags):
         text = f"the {mask} of the file" if trainer.hps.language == "en" else f"TEXT WITH {mask} IN IT"
         print(f"run folder:  {run.path}\ncurves:      {run.path / 'curves.png'}\nask it:\n"
               f"  {how_to_call('main-inference.py')} {shlex.quote(str(run.path))} {shlex.quote(text)}")
-    if flags.data == ["pydocs"]:
-        print(f"next, on text of your own:\n  {how_to_call()} --model {flags.model} --data FOLDER_OF_TEXT_FILES")
+    print(f"next, on text of your own:\n  {how_to_call()} --model {model_name} --data FOLDER_OF_TEXT_FILES")
