@@ -74,7 +74,7 @@ def settings(args):
     check(hps)
     check_language(hps.language)
     if flags.init_from:                                # its architecture counts, not that of --model
-        check_changes([key for key in keys if key != "vocab_size"])
+        check_changes(adopted(keys))
     AlbertConfig.from_dict(vars(hps))                  # refuses an impossible architecture before the text is read
     if hps.type_vocab_size < 2:
         raise SettingError(f"type_vocab_size={hps.type_vocab_size}: pretraining needs 2, for two segments")
@@ -82,6 +82,11 @@ def settings(args):
         raise SettingError(f"max_position_embeddings={hps.max_position_embeddings} is below seq_len={hps.seq_len}")
     hps.max_position_embeddings = max(hps.max_position_embeddings, hps.seq_len)
     return flags, hps, keys
+
+
+def adopted(keys):
+    """Of the keys that were set those that a checkpoint is to take: the size of the vocabulary is the tokenizer's."""
+    return [key for key in keys if key != "vocab_size"]
 
 
 def checkpoint_to_begin_with(args, flags):
@@ -142,8 +147,7 @@ def main():
         path, state = world.from_main(lambda: newest_of(args.resume, store))
         model, changes = AlbertForPretraining.from_pretrained(path), []
     elif start:
-        adopted = [key for key in keys if key != "vocab_size"]     # that one is the tokenizer's
-        model, changes = adapted_model(start, tokenizer, hps, adopted)
+        model, changes = adapted_model(start, tokenizer, hps, adopted(keys))
     else:
         model, changes = new_model(hps), []
     task = Pretraining(store, tokenizer, hps, world, PIPELINES[flags.preprocess])

@@ -122,7 +122,7 @@ def encodes_by_word(tokenizer: Tokenizer) -> bool:
     parts = json.loads(tokenizer.to_str())
     (kinds, last), normalizer = splits(parts), parts["normalizer"] or {}
     steps = {step["type"] for step in [normalizer, *normalizer.get("normalizers", [])] if step}
-    metaspace = (kinds in METASPACES and last.get("prepend_scheme") in ("always", "first") and last.get("split", True)
+    metaspace = (kinds in METASPACES and last.get("prepend_scheme") == "always" and last.get("split", True)
                  and parts["model"]["type"] == "Unigram")
     wordpiece = (parts["pre_tokenizer"] or {}).get("type") == "BertPreTokenizer" and parts["model"]["type"] == "WordPiece"
     if not (metaspace or wordpiece) or not steps <= INDEPENDENT_NORMALIZERS or any(

@@ -125,9 +125,13 @@ def special_ids(tokenizer: Tokenizer) -> SimpleNamespace:
             ids[name] = found[0]
         else:
             missing.append(albert if albert == bert else f"{albert} or {bert}")
-    if missing:
-        raise DataError(f"the tokenizer has no token {', '.join(missing)}; ALBERT and BERT need it")
+    _refuse_without(missing)
     return SimpleNamespace(**ids)
+
+
+def _refuse_without(tokens: list[str]) -> None:
+    if tokens:
+        raise DataError(f"the tokenizer has no token {', '.join(tokens)}; ALBERT and BERT need it")
 
 
 def vocabulary_size(tokenizer) -> int:
@@ -248,8 +252,7 @@ def bert_tokenizer(vocabulary: dict[str, int], lower: bool = True, strip_accents
 
 def _with_specials(tokenizer: Tokenizer, tokens) -> Tokenizer:
     """Frame texts by the special tokens, and mark these, once none is missing: the library would add it."""
-    if missing := [token for token in tokens if tokenizer.token_to_id(token) is None]:
-        raise DataError(f"the tokenizer has no token {', '.join(missing)}; ALBERT and BERT need it")
+    _refuse_without([token for token in tokens if tokenizer.token_to_id(token) is None])
     _frame(tokenizer)
     tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in tokens])
     return tokenizer
