@@ -63,6 +63,13 @@ def test_lamb_moves_a_weight_that_is_zero():
     torch.testing.assert_close(p.detach(), torch.full((4, 4), -0.1))
 
 
+def test_lamb_leaves_weights_without_a_gradient_or_with_one_of_zeros():
+    weights = [torch.nn.Parameter(torch.ones(3, 3)) for _ in range(2)]
+    weights[0].grad = torch.zeros(3, 3)
+    LAMB([{"params": weights[:1]}, {"params": weights[1:]}], lr=0.1, weight_decay=0.0).step()
+    assert all((weight == 1).all() for weight in weights)
+
+
 def small_model():
     return AlbertForPretraining(AlbertConfig.from_dict(vars(HPS["pretrain", "tiny"]) | dict(vocab_size=100)))
 
@@ -84,9 +91,10 @@ def test_biases_and_norms_are_not_decayed_and_nothing_is_left_out(kind):
 
 @pytest.mark.parametrize("kind", ["lamb", "adamw", "muon"])
 def test_rates_and_moments_are_those_of_the_run(kind):
-    changes = dict(optimizer=kind, muon_learning_rate=0.05, adam_beta1=0.7, adam_beta2=0.8, adam_eps=0.1)
+    changes = dict(optimizer=kind, muon_learning_rate=0.05, weight_decay=0.3, adam_beta1=0.7, adam_beta2=0.8, adam_eps=0.1)
     hps = SimpleNamespace(**vars(HPS["pretrain", "tiny"]) | changes)
     *muon, adam = build_optimizers(small_model(), hps)
+    assert {group["weight_decay"] for optimizer in (*muon, adam) for group in optimizer.param_groups} == {0.0, 0.3}
     assert {(group["lr"], group["betas"], group["eps"]) for group in adam.param_groups} == {
         (hps.learning_rate, (0.7, 0.8), 0.1)}
     assert [group["lr"] for optimizer in muon for group in optimizer.param_groups] == [0.05] * (kind == "muon")

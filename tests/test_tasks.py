@@ -27,6 +27,7 @@ from trainer import answers, metrics
 from trainer.classification import Classification, MultiLabel, Regression
 from trainer.distributed import World
 from trainer.finetuning import Finetuning, plan_steps
+from trainer.micro_batches import micro_batches
 from trainer.questions import SpanAnswering
 from trainer.tagging import Tagging
 
@@ -528,6 +529,12 @@ def test_order_is_a_permutation_in_batches_of_one_length(tokenizer):
     assert list(task.order(0)) != list(task.order(1))
     updates = task.updates({"epoch": 0, "sample": 96})
     assert [next(updates)[0] for _ in range(2)] == [{"epoch": 0, "sample": 103}, {"epoch": 1, "sample": 8}]
+
+
+def test_micro_batches_are_cut_from_the_longest_example_on():
+    lengths = np.array([3, 9, 5, 7, 4])
+    shares = [micro_batches([(np.arange(5), lengths, list)], 2, World(rank, 2, None)) for rank in range(2)]
+    assert shares == [[(0, [1, 3]), (2, [0])], [(1, [2, 4])]]
 
 
 def test_features_are_kept(tokenizer, tmp_path):
