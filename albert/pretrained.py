@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from albert.attention.convolution import ValueConvolution
 from albert.checksums import SUMS, check_sums
 from albert.config import AlbertConfig
 from albert.errors import ModelError
@@ -93,7 +94,8 @@ class PretrainedModel(nn.Module):
 
 
 def initialize(module: nn.Module, config: AlbertConfig):
-    """Draw every matrix from a normal distribution of initializer_range; biases 0, LayerNorm the identity."""
+    """Draw every matrix from a normal distribution of initializer_range, the filters of a convolution of width k uniformly
+    from ±1/√k (as PyTorch's Conv2d, and so Nyströmformer's release); biases 0, LayerNorm the identity."""
     if any(weight.is_meta for weight in module.parameters()):
         return  # to be filled from a file
     with torch.no_grad():
@@ -107,6 +109,8 @@ def initialize(module: nn.Module, config: AlbertConfig):
         for part in module.modules():
             if isinstance(part, nn.Embedding) and part.padding_idx is not None:
                 part.weight[part.padding_idx] = 0
+            elif isinstance(part, ValueConvolution):
+                part.weight.uniform_(-1, 1).div_(part.weight.shape[1] ** 0.5)
 
 
 def checkpoint_folder(path: str | os.PathLike) -> Path:

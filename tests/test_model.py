@@ -210,6 +210,8 @@ def test_a_new_model_is_drawn_from_the_initializer_range(model_class):
     for name, weight in model.named_parameters():
         if weight.ndim == 1:
             assert (weight == (0.0 if name.endswith("bias") else 1.0)).all(), name
+        elif "convolution" in name:
+            assert 0.25 < weight.abs().max() <= 1 / 3 and 0.12 < weight.std() < 0.26, name
         else:
             assert 0.6 < weight.std() < 1.4, name
     assert not model.get_submodule("" if model_class is Albert else "albert").embeddings.word_embeddings.weight[0].any()
