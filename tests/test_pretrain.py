@@ -129,6 +129,33 @@ def test_a_signal_saves_and_leaves(finished, corpus, cache, tmp_path, number):
     assert losses(run) == losses(finished[0])
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_a_signal_that_ended_the_reader_too_saves(corpus, cache, tmp_path, number):
+    """Ctrl-C ends the ``tee`` of ``main-pretrain.py | tee log`` as well; what it does not take goes to stderr."""
+    process = script("main-pretrain.py", arguments(corpus, cache, tmp_path, ["num_workers=1", "log_every=1", "max_steps=100000"]))
+    while "step 3/" not in process.stdout.readline():
+        assert process.poll() is None
+    process.stdout.close()
+    process.send_signal(number)
+    _, err = process.communicate(timeout=100)
+    assert process.returncode == 128 + number and "--resume" in err and "error" not in err
+    assert checkpoints.newest(only_run(tmp_path) / "checkpoints")[1]["step"] >= 3
+
+
+def test_a_terminal_that_hangs_up_saves(corpus, cache, tmp_path):
+    ours, theirs = os.openpty()
+    process = subprocess.Popen([sys.executable, ROOT / "main-pretrain.py", *arguments(corpus, cache, tmp_path, ["max_steps=100000"])],
+                               cwd=ROOT, stdin=theirs, stdout=theirs, stderr=theirs)
+    os.close(theirs)
+    seen = b""
+    while b"step 3/" not in seen:
+        seen += os.read(ours, 1000)
+    os.close(ours)
+    process.send_signal(signal.SIGHUP)                          # the kernel's to the session that a shell leads
+    assert process.wait(timeout=100) == 128 + signal.SIGHUP
+    assert checkpoints.newest(only_run(tmp_path) / "checkpoints")[1]["step"] >= 3
+
+
 def test_updates_of_many_micro_batches_open_few_files(corpus, cache, tmp_path):
     """Systems allow 1,024 by default, and the recipe has 128 micro-batches an update."""
     settings = ["batch_size=100", "micro_batch_size=1", "num_workers=2", "max_steps=3", "warmup_steps=0"]

@@ -12,10 +12,11 @@ from albert import AlbertConfig, AlbertForPretraining
 from albert.attention import KINDS
 from data.examples import NO_LABEL
 from hps import HPS
+from trainer import signals
 from trainer.compiling import compile_blocks
 from trainer.distributed import World
 from trainer.errors import RunError
-from trainer.loop import Trainer, _signals
+from trainer.loop import Trainer
 from trainer.pretraining import Pretraining
 from trainer.scaling import LossScaler
 
@@ -150,7 +151,7 @@ def test_a_second_interrupt_ends_at_once_and_handlers_are_given_back():
     former = signal.signal(signal.SIGINT, signal.default_int_handler)       # what a shell starts behind itself ignores it
     try:
         before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
-        with _signals() as received:
+        with signals.noted() as received:
             signal.raise_signal(signal.SIGINT)
             assert received.signal == signal.SIGINT
             with pytest.raises(KeyboardInterrupt):
@@ -158,6 +159,16 @@ def test_a_second_interrupt_ends_at_once_and_handlers_are_given_back():
         assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
     finally:
         signal.signal(signal.SIGINT, former)
+
+
+def test_a_hangup_that_nohup_has_silenced_is_not_heard():
+    former = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with signals.noted() as received:
+            signal.raise_signal(signal.SIGHUP)
+            assert not received.signal
+    finally:
+        signal.signal(signal.SIGHUP, former)
 
 
 def test_dropout_and_gradients_are_for_training_alone():

@@ -8,13 +8,12 @@ import signal
 import time
 from contextlib import contextmanager
 from functools import cached_property
-from types import SimpleNamespace
 
 import torch
 from tqdm import tqdm
 
 from data import draws
-from trainer import checkpoints
+from trainer import checkpoints, signals
 from trainer.compiling import compile_blocks
 from trainer.errors import Diverged
 from trainer.flops import flops_per_token, peak_flops
@@ -94,7 +93,7 @@ class Trainer:
         scores, clock = None, _Clock(self)
         bar = tqdm(total=hps.max_steps, initial=self.step, unit="step", dynamic_ncols=True,
                    disable=self.quiet or not self.world.is_main)
-        with bar, _signals() as received:
+        with bar, signals.noted() as received:
             while self.step < hps.max_steps and not self._gave_up:
                 with clock.waiting():
                     position, micro_batches = next(updates)
@@ -293,20 +292,3 @@ class _Clock:
         with self.running():
             yield
         self.waited += self.seconds - before
-
-
-@contextmanager
-def _signals():
-    """Note SIGINT and SIGTERM instead of dying of them; a second SIGINT interrupts at once."""
-    received = SimpleNamespace(signal=0)
-
-    def note(number, frame):
-        received.signal = number
-        signal.signal(signal.SIGINT, before[signal.SIGINT])
-
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

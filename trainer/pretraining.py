@@ -14,6 +14,7 @@ from data.examples import NO_LABEL
 from data.tokenizer import UNKNOWN_SHARE
 from trainer.machine import end_with_parent
 from trainer.micro_batches import micro_batches, tensors
+from trainer.signals import ENDING
 
 # Runs that differ in seed or mask_prob are scored on the same documents, pairs and masks.
 HELDOUT = dict(seed=0, mask_prob=0.15)
@@ -194,7 +195,7 @@ class _Updates(Dataset):
 def _live_with_the_trainer(worker):
     """Leave signals to the trainer, and die with it at once (DataLoader looks every 5 s): a worker keeps its connections
     open, by which the others of several processes see that it is gone."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in ENDING:
         signal.signal(number, signal.SIG_IGN)
     end_with_parent(signal.SIGKILL)
 
