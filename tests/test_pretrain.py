@@ -129,10 +129,15 @@ def test_a_signal_saves_and_leaves(finished, corpus, cache, tmp_path, number):
     assert losses(run) == losses(finished[0])
 
 
+def hears_hangups():
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)                # these tests may run under nohup
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
 def test_a_signal_that_ended_the_reader_too_saves(corpus, cache, tmp_path, number):
     """Ctrl-C ends the ``tee`` of ``main-pretrain.py | tee log`` as well; what it does not take goes to stderr."""
-    process = script("main-pretrain.py", arguments(corpus, cache, tmp_path, ["num_workers=1", "log_every=1", "max_steps=100000"]))
+    settings = ["num_workers=1", "log_every=1", "max_steps=100000"]
+    process = script("main-pretrain.py", arguments(corpus, cache, tmp_path, settings), preexec_fn=hears_hangups)
     while "step 3/" not in process.stdout.readline():
         assert process.poll() is None
     process.stdout.close()
@@ -145,7 +150,7 @@ def test_a_signal_that_ended_the_reader_too_saves(corpus, cache, tmp_path, numbe
 def test_a_terminal_that_hangs_up_saves(corpus, cache, tmp_path):
     ours, theirs = os.openpty()
     process = subprocess.Popen([sys.executable, ROOT / "main-pretrain.py", *arguments(corpus, cache, tmp_path, ["max_steps=100000"])],
-                               cwd=ROOT, stdin=theirs, stdout=theirs, stderr=theirs)
+                               cwd=ROOT, stdin=theirs, stdout=theirs, stderr=theirs, preexec_fn=hears_hangups)
     os.close(theirs)
     seen = b""
     while b"step 3/" not in seen:
