@@ -150,13 +150,13 @@ def test_a_signal_that_another_process_has_heard_ends_this_one():
 def test_a_second_interrupt_ends_at_once_and_handlers_are_given_back():
     former = signal.signal(signal.SIGINT, signal.default_int_handler)       # what a shell starts behind itself ignores it
     try:
-        before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+        before = [signal.getsignal(number) for number in signals.ENDING]
         with signals.noted() as received:
             signal.raise_signal(signal.SIGINT)
             assert received.signal == signal.SIGINT
             with pytest.raises(KeyboardInterrupt):
                 signal.raise_signal(signal.SIGINT)
-        assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+        assert [signal.getsignal(number) for number in signals.ENDING] == before
     finally:
         signal.signal(signal.SIGINT, former)
 
