@@ -12,7 +12,8 @@ from albert.pretrained import checkpoint_folder, read_config
 from data import fast, native
 from data.sentences import check_language
 from data.sources import absolute, open_source
-from data.tokenizer import MARKED_LANGUAGES, load_tokenizer, special_ids, vocabulary_size
+from data.tokenizer import load_tokenizer, special_ids, vocabulary_size
+from data.tokenizer_training import MARKED_LANGUAGES
 from hps import HPS, SettingError, check, override
 from trainer import machine
 from trainer.command import (DEFAULT_CACHE, digest_of, how_to_resume, leave_with, parse, resume_auto, resumed_settings,

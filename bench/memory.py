@@ -17,7 +17,7 @@ from types import SimpleNamespace
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 
-from data.tokenizer import train_tokenizer
+from data.tokenizer_training import train_tokenizer
 from hps import HPS
 from trainer import checkpoints
 from trainer.initial import new_model

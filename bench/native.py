@@ -64,7 +64,7 @@ def train_huggingface(paragraphs, size, alphabet):
 def training(train, heldout, options):
     from data.native.trainer import REQUIRED_CHARACTERS, count_words, train_tokenizer
     from data.native.vocabulary import ALBERT_SPECIALS, albert_tokenizer
-    from data.tokenizer import train_tokenizer as train_fast
+    from data.tokenizer_training import train_tokenizer as train_fast
     megabytes = sum(len(text.encode()) for text in train) / 1e6
     counts = count_words(heldout, albert_tokenizer([(token, 0.0) for token in ALBERT_SPECIALS], 1))
     trainers = {"fast (SentencePiece)": lambda: train_fast(train, "unigram", options.vocab, 0, progress=False),
@@ -88,7 +88,7 @@ def encoding(texts, options):
     from data.native.store import Words
     from data.native.vocabulary import load_tokenizer
     from data.sentences import split_sentences
-    from data.tokenizer import train_tokenizer as train_fast
+    from data.tokenizer_training import train_tokenizer as train_fast
     tokenizer = train_fast(texts, "unigram", options.vocab, 0, progress=False)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "tokenizer.json")

@@ -56,7 +56,8 @@ def main():
     os.environ["TOKENIZERS_PARALLELISM"] = "true"
 
     from data.store import prepare
-    from data.tokenizer import load_tokenizer, train_tokenizer
+    from data.tokenizer import load_tokenizer
+    from data.tokenizer_training import train_tokenizer
 
     files = sorted(options.text.rglob("*.txt")) if options.text.is_dir() else [options.text]
     source = Paragraphs(files, options.megabytes * 1e6)

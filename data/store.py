@@ -20,7 +20,8 @@ from data.blocks import EncodedBlock, encode_blocks, paragraph_blocks, read_part
 from data.building import digest_of_files, disk_errors, publish, temporary_folder
 from data.errors import DataError
 from data.sentences import SPLITTER
-from data.tokenizer import load_tokenizer, save_tokenizer, train_tokenizer, vocabulary_size
+from data.tokenizer import load_tokenizer, save_tokenizer, vocabulary_size
+from data.tokenizer_training import train_tokenizer
 
 FORMAT = 1
 FILES = "tokens.bin", "sentence_offsets.bin", "document_offsets.bin"

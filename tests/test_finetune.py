@@ -16,7 +16,8 @@ from sklearn.utils.class_weight import compute_class_weight
 from albert import AlbertConfig, AlbertForPretraining, AlbertForSequenceClassification
 from albert.attention import KINDS
 from data.task_files import read_task
-from data.tokenizer import load_tokenizer, save_tokenizer, train_tokenizer
+from data.tokenizer import load_tokenizer, save_tokenizer
+from data.tokenizer_training import train_tokenizer
 from hps import HPS
 from trainer import checkpoints
 from trainer.finetuning import class_weights, weighted_cross_entropy

@@ -7,7 +7,8 @@ import torch
 from conftest import arguments
 
 from albert import AlbertConfig, AlbertForPretraining
-from data.tokenizer import load_tokenizer, save_tokenizer, train_tokenizer
+from data.tokenizer import load_tokenizer, save_tokenizer
+from data.tokenizer_training import train_tokenizer
 
 
 @pytest.fixture(scope="module")

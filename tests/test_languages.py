@@ -14,7 +14,8 @@ from data import fast, native
 from data.errors import DataError
 from data.native.vocabulary import load_tokenizer as load_native
 from data.sentences import LONGEST, UNPARTED, split_sentences
-from data.tokenizer import bert_tokenizer, load_tokenizer, save_tokenizer, train_tokenizer
+from data.tokenizer import bert_tokenizer, load_tokenizer, save_tokenizer
+from data.tokenizer_training import train_tokenizer
 
 CHINESE = "这是一个句子。那边有山和水，还有人家。" * 200           # no blank, more than 4,192 bytes
 RUSSIAN = ["старая река течёт через город.", "на рынке продают хлеб и молоко.", "дети бегут по старому мосту."]

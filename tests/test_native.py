@@ -20,9 +20,10 @@ from data.native.unigram import backward, forward, lattice, posteriors, viterbi
 from data.native.vocabulary import bert_tokenizer, load_tokenizer, read_sentencepiece_model
 from data.native.wordpiece import longest_first
 from data.tokenizer import load_tokenizer as load_fast
-from data.tokenizer import save_tokenizer, train_tokenizer
+from data.tokenizer import save_tokenizer
 from data.tokenizer import special_ids as fast_special_ids
 from data.tokenizer import word_starts as fast_word_starts
+from data.tokenizer_training import train_tokenizer
 
 LISTED = unicode_differences.listed()
 if LISTED is None:

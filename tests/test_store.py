@@ -22,7 +22,8 @@ from data.blocks import BlockEncoder, encode_blocks, encodes_by_word, paragraph_
 from data.errors import DataError
 from data.sentences import split_sentences
 from data.store import Store, prepare
-from data.tokenizer import load_tokenizer, save_tokenizer, special_ids, train_tokenizer
+from data.tokenizer import load_tokenizer, save_tokenizer, special_ids
+from data.tokenizer_training import train_tokenizer
 from trainer.distributed import World
 
 ROOT = Path(__file__).resolve().parents[1]

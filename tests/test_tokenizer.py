@@ -19,7 +19,8 @@ from data.native import vocabulary as native_vocabulary
 from data.native import word_starts as native_word_starts
 from data.native.vocabulary import load_tokenizer as load_native
 from data.tokenizer import (ALBERT_SPECIALS, BERT_SPECIALS, for_masks, load_tokenizer, part_digits_from_commas, save_tokenizer,
-                            special_ids, train_tokenizer, word_starts)
+                            special_ids, word_starts)
+from data.tokenizer_training import train_tokenizer
 
 ROOT = Path(__file__).resolve().parents[1]
 WORDS = ["market", "marked", "marking", "river", "rivers", "old", "older", "London", "walked", "walking",
@@ -166,7 +167,7 @@ def test_pairs_carry_segment_ids(trained):
 TRAIN = """
 import hashlib, sys
 sys.path[:0] = [{root!r}, {tests!r}]
-from data.tokenizer import train_tokenizer
+from data.tokenizer_training import train_tokenizer
 from test_tokenizer import paragraphs
 for kind in ("unigram", "wordpiece"):
     text = train_tokenizer(paragraphs(), kind, 200, seed=3, progress=False).to_str()
@@ -185,7 +186,7 @@ def test_training_is_the_same_in_five_processes():
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["unigram", "wordpiece"])
 def test_training_on_real_text_is_the_same_in_five_processes(shared, kind):
-    code = ("import hashlib, sys; from pathlib import Path; from data.tokenizer import train_tokenizer\n"
+    code = ("import hashlib, sys; from pathlib import Path; from data.tokenizer_training import train_tokenizer\n"
             "lines = [l for f in sys.argv[2:] for l in Path(f).read_text(encoding='utf-8').splitlines()]\n"
             "t = train_tokenizer(lines, sys.argv[1], 8000, 0, progress=False)\n"
             "print(hashlib.sha256(t.to_str().encode()).hexdigest())")
@@ -205,9 +206,9 @@ def test_pieces_go_by_falling_score_then_by_name(trained):
 
 
 def test_training_takes_a_seeded_sample(monkeypatch):
-    monkeypatch.setattr("data.tokenizer.SAMPLE_BYTES", 20_000)
+    monkeypatch.setattr("data.tokenizer_training.SAMPLE_BYTES", 20_000)
     seen = []
-    monkeypatch.setattr("data.tokenizer._count_words",
+    monkeypatch.setattr("data.tokenizer_training._count_words",
                         lambda texts, _: seen.append(sorted(texts)) or {"word": 3})
     for seed in (0, 0, 1):
         train_tokenizer(iter(paragraphs()), "unigram", 100, seed, progress=False)
