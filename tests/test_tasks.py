@@ -601,12 +601,14 @@ def test_the_loss_is_that_of_transformers(kind, tokenizer, tmp_path):
     task = task_class(data, made, made, hyperparameters(micro_batch_size=64), WORLD)
     batch, = task.evaluation()
     targets = {"tagging": {"labels": "tags"}, "questions": {"start_positions": "start", "end_positions": "end"}}
-    inputs = {theirs: batch[mine] for theirs, mine in targets.get(kind, {"labels": "labels"}).items()}
+    # of Transformers' loss of spans padding is a candidate: there each row alone, which has none
+    parts = [task.micro_batches(task.dev, np.array([row]))[0][1] for row in range(len(made))] if kind == "questions" else [batch]
     with torch.no_grad():
-        expected = peer(input_ids=batch["input_ids"], token_type_ids=batch["token_type_ids"],
-                        attention_mask=batch["attention_mask"].long(), **inputs).loss
+        expected = np.mean([float(peer(
+            input_ids=part["input_ids"], token_type_ids=part["token_type_ids"], attention_mask=part["attention_mask"].long(),
+            **{theirs: part[mine] for theirs, mine in targets.get(kind, {"labels": "labels"}).items()}).loss) for part in parts])
         loss = task.sums(ours, batch)["label_loss"] / task.counts(batch)["label"]
-    assert float(loss) == pytest.approx(float(expected), rel=1e-5)
+    assert float(loss) == pytest.approx(expected, rel=1e-5)
 
 
 def own(tmp_path, name, content, task="classify", **columns):

@@ -1,5 +1,6 @@
 """Extractive question answering: the first and the last token of the answer."""
 import numpy as np
+import torch
 import torch.nn.functional as F
 
 from data.spans import BEST_SPANS, best_spans
@@ -13,7 +14,9 @@ class SpanAnswering(Finetuning):
     read = 1.0
 
     def _losses(self, out, batch):
-        losses = [F.cross_entropy(logits.float(), batch[name], reduction="sum")
+        mask = batch.get("attention_mask")                    # what fills a row up is no candidate
+        losses = [F.cross_entropy(logits.float() if mask is None else logits.float().masked_fill(~mask, -torch.inf),
+                                  batch[name], reduction="sum")
                   for name, logits in (("start", out.start_logits), ("end", out.end_logits))]
         return {"label_loss": sum(losses) / 2}
 
