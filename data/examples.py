@@ -26,11 +26,7 @@ class Plan(NamedTuple):
     b_start: np.ndarray
     b_length: np.ndarray   # 0: the sample is one segment
     label: np.ndarray      # SOP: 1 = swapped; NSP: 1 = random; NO_LABEL
-
-    @property
-    def length(self):
-        """Tokens of each sample with [CLS] and [SEP]."""
-        return self.a_length + self.b_length + np.where(self.b_length > 0, 3, 2)
+    length: np.ndarray     # tokens with [CLS] and [SEP]
 
 
 class PretrainingExamples:
@@ -114,7 +110,8 @@ class PretrainingExamples:
             swap = label == 1
             a_start, b_start = np.where(swap, b_start, a_start), np.where(swap, a_start, b_start)
             a_length, b_length = np.where(swap, b_length, a_length), np.where(swap, a_length, b_length)
-        return Plan(*self._truncate(epoch, first, a_start, a_length, b_start, b_length), label)
+        a_start, a_length, b_start, b_length = self._truncate(epoch, first, a_start, a_length, b_start, b_length)
+        return Plan(a_start, a_length, b_start, b_length, label, a_length + b_length + np.where(b_length > 0, 3, 2))
 
     def _random_segment(self, epoch, sentence, target):
         """Whole sentences of another document, from a random one until ``target`` tokens: starts and lengths."""
