@@ -23,7 +23,8 @@ Paragraphs = Iterator[tuple[bool, str]]
 
 
 class LocalFile:
-    """A `.txt`, `.jsonl`, `.csv` (also `.gz`, `.zst`) or `.parquet` file; `position` is in bytes on disk."""
+    """A `.txt`, `.jsonl`, `.csv` (also `.gz`, `.zst`) or `.parquet` file; `position` is in bytes on
+    disk, of `.parquet` the share of its rows of them."""
 
     def __init__(self, path: Path, text_field: str, documents: str):
         self.path = path
@@ -164,10 +165,11 @@ class LocalFile:
             if self.text_field not in names:
                 raise self.missing_field("columns", names)
             check_once(self.path, names, [self.text_field])
-            batches = (batch[0].to_pylist() for batch in file.iter_batches(64, columns=[self.text_field]))
-            for text in column_texts(batches, self.text_field, str(self.path)):
-                self.position = min(self.position + len(text), self.size)
-                yield text
+            rows = 0
+            for batch in file.iter_batches(64, columns=[self.text_field]):
+                yield from column_texts([batch[0].to_pylist()], self.text_field, str(self.path))
+                rows += len(batch)
+                self.position = self.size * rows // file.metadata.num_rows
         except DataError:
             raise
         except Exception as error:  # pyarrow's faults have no common class

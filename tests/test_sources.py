@@ -56,6 +56,14 @@ def test_two_parquet_columns_of_one_name(tmp_path):
     assert "2 columns are called 'text'" in fault(str(tmp_path / "a.parquet"))
 
 
+def test_the_position_in_parquet_is_that_of_its_rows(tmp_path):
+    """The text is longer than the file, which is compressed."""
+    pyarrow.parquet.write_table(pyarrow.table({"text": [f"{row % 4} " * 1000 for row in range(256)]}), tmp_path / "a.parquet")
+    file = files.LocalFile(tmp_path / "a.parquet", "text", "file")
+    positions = [file.position for _ in file.parquet_rows()]
+    assert positions[::64] == [0, file.size // 4, file.size // 2, file.size * 3 // 4]
+
+
 def test_parquet_shards_without_rows_and_names_with_marks(tmp_path):
     for name, texts in (("a.parquet", []), ("part[1].parquet", ["One."]), ("x::y.parquet", ["Two.", None])):
         pyarrow.parquet.write_table(pyarrow.table({"text": pyarrow.array(texts, pyarrow.string())}), tmp_path / name)
