@@ -14,6 +14,7 @@ from torch.autograd import DeviceType
 from torch.utils.flop_counter import FlopCounterMode
 
 from albert import AlbertConfig, AlbertForPretraining
+from trainer import machine
 from trainer.flops import flops_per_token, peak_flops
 from trainer.profiling import _report
 
@@ -140,3 +141,10 @@ def test_wandb_without_a_login(corpus, cache, tmp_path, pretrain, monkeypatch):
     refused(pretrain(arguments(corpus, cache, tmp_path / "runs", SETTINGS, ["--log", "wandb"])), "No API key",
             "WANDB_MODE=offline")
     assert not list((tmp_path / "runs").glob("pretrain-*"))                # nothing was begun
+
+
+def test_a_git_that_takes_too_long_is_not_waited_for(monkeypatch):
+    def takes_long(*args, timeout, **kwargs):
+        raise subprocess.TimeoutExpired("git", timeout)
+    monkeypatch.setattr(subprocess, "run", takes_long)
+    assert machine.environment(torch.device("cpu"))["git_commit"] is None
