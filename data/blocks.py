@@ -1,6 +1,6 @@
 """Blocks of paragraphs to token ids, in processes of their own and in the order of the text.
 
-A worker process imports this file alone (no torch) and talks over its standard input and output, so it
+A worker process imports this file and what it names (no torch) and talks over its standard input and output, so it
 can be started at any moment: nothing is forked, and it ends with its parent.
 """
 import json
@@ -205,8 +205,15 @@ class Worker:
         self._send(tokenizer.to_str().encode())
 
     def _send(self, message: bytes) -> None:
-        self.process.stdin.write(struct.pack("<q", len(message)) + message)
-        self.process.stdin.flush()
+        try:
+            self.process.stdin.write(struct.pack("<q", len(message)) + message)
+            self.process.stdin.flush()
+        except BrokenPipeError:
+            raise self._ended() from None
+
+    def _ended(self) -> DataError:
+        return DataError(f"a tokenising process ended early (exit status {self.process.wait()}); where "
+                         "memory ran out, fewer at a time may fit: set OMP_NUM_THREADS=1 before the command")
 
     def __call__(self, block: list[tuple[bool, str]]) -> EncodedBlock:
         try:
@@ -215,9 +222,8 @@ class Worker:
             types = (self.dtype, np.dtype("<i8"), np.dtype("<i8"))
             return EncodedBlock(*(np.frombuffer(_read(self.process.stdout, count * dtype.itemsize), dtype)
                                   for count, dtype in zip(counts, types)))
-        except (EOFError, BrokenPipeError):
-            raise DataError(f"a tokenising process ended early (exit status {self.process.wait()}); where "
-                            "memory ran out, fewer at a time may fit: set OMP_NUM_THREADS=1 before the command") from None
+        except EOFError:
+            raise self._ended() from None
 
 
 def _read(file, size: int) -> bytes:

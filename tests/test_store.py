@@ -373,6 +373,12 @@ def test_killed_worker_is_one_clear_line(tokenizer_folder, monkeypatch):
         list(encoded)
 
 
+def test_a_worker_that_dies_at_once_is_one_clear_line(tokenizer_folder, monkeypatch):
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with pytest.raises(DataError, match=r"exit status 1.*OMP_NUM_THREADS"):
+        list(encode_blocks(paragraph_blocks(corpus(20).paragraphs()), load_tokenizer(tokenizer_folder), 1))
+
+
 def child_processes():
     return {pid for file in Path("/proc/self/task").glob("*/children") for pid in file.read_text().split()}
 
