@@ -55,7 +55,7 @@ class PretrainedModel(nn.Module):
         are missing, unexpected or of another shape than the configuration implies.
         """
         folder = checkpoint_folder(path)
-        if folder == Path(path).expanduser():              # the checkpoint of a run was checked as it was chosen
+        if folder == Path(os.path.expanduser(path)):              # the checkpoint of a run was checked as it was chosen
             try:
                 _check_model(folder)
             except ModelError as fault:
@@ -118,7 +118,7 @@ def checkpoint_folder(path: str | os.PathLike) -> Path:
 
     Raises ModelError where there is none.
     """
-    folder = Path(path).expanduser()
+    folder = Path(os.path.expanduser(path))
     try:
         folder.exists()
     except OSError as error:                                 # a name that is too long, for example

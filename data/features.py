@@ -73,7 +73,7 @@ def features(kind, examples, tokenizer, seq_len, num_labels=0, doc_stride=128, c
     if cache_dir is not None:
         content = json.dumps([FORMAT, kind, seq_len, num_labels, doc_stride, examples.inputs, examples.labels])
         key = hashlib.blake2b((tokenizer.to_str() + content).encode(), digest_size=16).hexdigest()
-        path = Path(cache_dir).expanduser() / f"features-{key}.npz"
+        path = Path(os.path.expanduser(cache_dir)) / f"features-{key}.npz"
         if path.is_file():
             return _read(path)
     made, notes = _encode(kind, examples, tokenizer, seq_len, num_labels, doc_stride)

@@ -81,7 +81,7 @@ def prepare(source, cache_dir, *, tokenizer: str | None, kind: str, vocab_size: 
     each tokenises its part of the blocks, the first one puts them together. DataError for an empty source, a
     tokenizer that lacks a special token, or a full disk.
     """
-    cache_dir = Path(cache_dir).expanduser()
+    cache_dir = Path(os.path.expanduser(cache_dir))
     with disk_errors(cache_dir):
         cache_dir.mkdir(parents=True, exist_ok=True)
     if tokenizer is None:

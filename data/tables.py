@@ -2,6 +2,7 @@
 import contextlib
 import csv
 import itertools
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -67,7 +68,7 @@ def _reader(path):
 
 def existing(path) -> Path:
     """``path`` where it is a file; DataError, with the nearest name, where it is not."""
-    path = Path(path).expanduser()
+    path = Path(os.path.expanduser(path))
     try:
         if path.is_dir():
             raise DataError(f"{path}: a folder; name a file in it")

@@ -1,5 +1,5 @@
 """Which reader a task's data goes through."""
-from pathlib import Path
+import os
 
 from data.conll import read_ner, read_tagging
 from data.errors import DataError
@@ -21,7 +21,7 @@ def read_task(task, data=None, dev=None, text="text", text_pair=None, label="lab
     """
     if task not in TASKS:
         raise DataError(f"--task {task}: unknown; choose from {', '.join(TASKS)}")
-    folder = data is not None and Path(data).expanduser().is_dir()
+    folder = data is not None and os.path.isdir(os.path.expanduser(data))
     if dev and task not in OWN and (folder or data is None or task in GLUE or task == "race"):
         raise DataError(f"--dev {dev}: --task {task} finds its held-out file itself; leave --dev out")
     for flag, value, default in (("--text", text, "text"), ("--text-pair", text_pair, None), ("--label", label, "label")):

@@ -597,6 +597,7 @@ def test_other_bad_input(checkpoint, tables, tmp_path, finetune):
     refused(call(task="glue"), "--task glue", "sst2")
     refused(call(source=tmp_path / "nowhere"), "nowhere")
     refused(call(flags=["--data", tmp_path / "none.csv"]), "none.csv", "no such file")
+    refused(call(flags=["--data", "~no.such.user/none.csv"]), "none.csv", "no such file")
     refused(call(task="pair"), "--text-pair")
     refused(call(flags=own(tables, "--label", "verdict", "--freeze", "9")), "--freeze 9", "4 layers")
     refused(call(task="regress"), "not a number", "train.csv: line 2")

@@ -64,7 +64,7 @@ def prepare(source, cache_dir, *, tokenizer: str | None, kind: str, vocab_size: 
     whatever ``num_workers`` says; of the processes of ``world`` (`trainer.distributed`) the first one does it. DataError
     for an empty source, a tokenizer that can't be used, or a full disk.
     """
-    cache_dir = Path(cache_dir).expanduser()
+    cache_dir = Path(os.path.expanduser(cache_dir))
     with world.main_first() if world else nullcontext(), disk_errors(cache_dir):
         cache_dir.mkdir(parents=True, exist_ok=True)
         if tokenizer is None:
