@@ -14,7 +14,6 @@ _common = dict(
     fused=True,                  # on a CPU, the functions of trainer/fused.py; false: those of albert/
     compile=False,               # torch.compile of the encoder's blocks, with static shapes; fused then has no effect
     activation_checkpointing=False,   # keep each layer's input alone and compute the layer again: memory for time
-    num_workers=0,               # processes that build batches; 0 builds them in the training process
     log_every=20,                # updates
     patience=0,                  # evaluations without a better score before training ends early; 0: never
     keep_checkpoints=2,          # the newest ones; the best (by held-out loss; fine-tuning: by score) is kept beside them
@@ -47,7 +46,8 @@ _pretrain = dict(
     eval_sequences=2048,         # held-out sequences an evaluation reads
     save_every=1000,
     eval_every=1000,
-    num_workers=2,
+    num_workers=2,               # processes that build batches; 0 builds them in the training process
+    tokenizer_kind="unigram",    # unigram | wordpiece: of a vocabulary trained on the text
 )
 
 _finetune = dict(
@@ -120,7 +120,6 @@ _albert_shared = dict(
     block_size=32,               # mra: tokens
     blocks_per_row=4,            # mra: blocks of keys that a block of queries sees token by token
     conv_kernel_size=None,       # None: what the kind of attention brings along (nystrom 33, softmax 0)
-    tokenizer_kind="unigram",
 )
 
 _albert_base = dict(hidden_size=768, num_hidden_layers=12, num_attention_heads=12, intermediate_size=3072)
@@ -148,7 +147,6 @@ _bert_shared = dict(
     hidden_act="gelu",
     hidden_dropout_prob=0.1,
     attention_probs_dropout_prob=0.1,
-    tokenizer_kind="wordpiece",
 )
 _bert_base = dict(_albert_base, embedding_size=768)
 _bert_large = dict(_albert_large, embedding_size=1024)
@@ -178,6 +176,7 @@ _pretrain_bert = dict(
     max_ngram=1,
     whole_words=False,
     sentence_objective="nsp",
+    tokenizer_kind="wordpiece",
 )
 
 _families = {
