@@ -19,7 +19,7 @@ from trainer.errors import RunError
 from trainer.run import launch, run_config, settings_of
 
 DEFAULT_CACHE = "~/.cache/albert"
-# Keys that change nothing of what is learned: a resumed run may go on with others.
+# Keys that change nothing of what is learned (`compile` the draws of dropout alone): a resumed run may go on with others.
 PROCESS_KEYS = ("num_workers", "log_every", "save_every", "keep_checkpoints", "compile", "activation_checkpointing")
 _DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.ESTALE, errno.EACCES, errno.EPERM,
                 errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG)

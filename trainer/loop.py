@@ -103,7 +103,8 @@ class Trainer:
                     last = self.step == hps.max_steps
                     due = self.step % hps.log_every == 0 or last
                     evaluates = self.step % hps.eval_every == 0 or last
-                    if due or evaluates:                # no model that has diverged is scored
+                    saves = self.step % hps.save_every == 0 or last
+                    if due or evaluates or saves:       # no model that has diverged is scored or saved
                         self._flush()                   # on a GPU this waits for the updates
                 bar.update()
                 if due:
@@ -112,7 +113,7 @@ class Trainer:
                 if evaluates:
                     scores = self.evaluate()
                     self._log_evaluation(bar, scores)
-                if self.step % hps.save_every == 0 or last or self.stopped or self.best["step"] == self.step:
+                if saves or self.stopped or self.best["step"] == self.step:
                     self.save()
                 if self.stopped:
                     return None

@@ -9,6 +9,7 @@ that it was fine-tuned on, is read in windows that overlap by a quarter (a conte
 says in how many. Of two texts the longer one is cut, and "cut" says so. An empty input is answered by an empty dictionary.
 """
 import logging
+import re
 from pathlib import Path
 
 import torch
@@ -58,7 +59,7 @@ def pipeline(task: str | None, checkpoint, device: str | None = None, precision:
     except TypeError as error:
         if "unexpected keyword" not in str(error):
             raise
-        raise ModelError(f"task {task}: no option {str(error).split()[-1]}") from None
+        raise ModelError(f"task {task}: no option " + re.search("'.*?'", str(error))[0]) from None
     if quantize:
         _to_int8(made.model)
     return made
