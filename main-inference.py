@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from albert import ModelError, checkpoint_folder, pipeline
 from data.asking import (WRITERS, answer_names, argument_rows, check_output, fields_of, file_rows, finished, has_lines,
-                         names_a_file, write_array, write_table)
+                         names_a_file, rows_after, write_array, write_table)
 from data.errors import DataError
 from trainer import machine
 from trainer.command import leave_with
@@ -61,6 +61,8 @@ def parse_arguments():
         parser.error("give a text, a file or -, or --interactive")
     if args.append and args.output is None:
         parser.error("--append goes on with the file that --output names")
+    if args.interactive and sys.stdin is None:
+        parser.error("--interactive: standard input is closed")
     if args.interactive and (args.inputs or args.output or args.format):
         parser.error("--interactive takes no texts, --output or --format")
     if args.output and args.format:
@@ -106,8 +108,9 @@ def answer_all(args, ask):
     fields = fields_of(source, ask.inputs) if args.from_file else ask.inputs
     names = answer_names(ask.columns, fields)
     header = [*fields, *names.values()]
-    done, end = finished(args.output, header, ask.config.hidden_size) if args.append else (0, 0)
-    answers = answered(ask, tqdm(islice(rows, done, None), unit="row", initial=done, leave=False, dynamic_ncols=True,
+    done, end, last = finished(args.output, header, ask.config.hidden_size) if args.append else (0, 0, None)
+    answers = answered(ask, tqdm(rows_after(rows, done, last, args.output), unit="row", initial=done, leave=False,
+                                 dynamic_ncols=True,
                                  disable=args.tqdm_off or not args.from_file or not sys.stderr.isatty()), done)
     answers = chain(list(islice(answers, 1)), answers)               # the first one's faults come before any file is made
     if args.output and args.output.suffix == ".npy":

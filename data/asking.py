@@ -2,11 +2,14 @@
 import contextlib
 import csv
 import io
+import itertools
 import json
 import math
 import os
+import re
 import shutil
 import sys
+from pathlib import Path
 
 import numpy as np
 
@@ -20,9 +23,9 @@ FILES = (".txt", *SUFFIXES)
 def argument_rows(texts, names):
     """(columns to keep, input) of texts that are given one after the other."""
     for text in texts:
-        if names_a_file(text) or os.path.isfile(text) or os.sep in text and os.path.isdir(text):
+        if names_a_file(text) or os.path.isfile(text) or os.sep in text and os.path.exists(text):
             raise DataError(f"{text}: give one file, of {' '.join(FILES)}, or -, and no texts beside it")
-        if text.lower().endswith(FILES):
+        if re.fullmatch(r"\S*/\S*\.\w+", text) or text.lower().endswith(FILES):
             print(f"{text}: there is no such file, it is read as a text", file=sys.stderr)
     if names[-1] == "options":
         if len(texts) < 4:
@@ -122,7 +125,11 @@ def _value(value, options, place):
 
 def _standard_input():
     """The lines of standard input. Not by ``sys.stdin``: what a thread waits for must not be closed as the process ends."""
-    for number, line in enumerate(open(0, "rb", closefd=False), start=1):
+    try:
+        lines = open(0, "rb", closefd=False)
+    except OSError as error:
+        raise DataError(f"standard input: {error.strerror}") from None
+    for number, line in enumerate(lines, start=1):
         try:
             yield line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
         except UnicodeDecodeError as error:
@@ -130,29 +137,55 @@ def _standard_input():
 
 
 def finished(path, header, size):
-    """(whole answers, their bytes) in a .jsonl or .csv file that goes on with answers under the names of ``header``, or in
-    what is there of a .npy file of embeddings of that ``size``. DataError where it holds anything else."""
+    """(whole answers, their bytes, the last of them) in a .jsonl or .csv file that goes on with answers under the names of
+    ``header``, or in what is there of a .npy file of embeddings of that ``size``. DataError where it holds anything else."""
     if path.suffix == ".npy":
-        return _finished_array(path, size), None
+        return _finished_array(path, size), 0, None
     rows = end = position = quotes = 0
-    first = b""
+    first = last = row = b""
     with open(path, "rb") if path.exists() else contextlib.nullcontext(()) as lines:
         for line in lines:
             position += len(line)
             quotes += line.count(b'"') if path.suffix == ".csv" else 0     # within quotes a line end ends no row
+            row += line
             if rows == 0:
-                first += line
+                first = row
             if line.endswith(b"\n") and quotes % 2 == 0:
-                rows, end = rows + 1, position
+                rows, end, last, row = rows + 1, position, row, b""
     begin = io.StringIO()
     if path.suffix == ".csv":
         csv.writer(begin).writerow(header)
     else:
         begin.write("{" + _json(header[0]))
     begin = begin.getvalue().encode()
-    if not (first.startswith(begin) or rows == 0 and begin.startswith(first)):
+    last = _read_back(path, last, header) if rows > (path.suffix == ".csv") else {}
+    if not (first.startswith(begin) or rows == 0 and begin.startswith(first)) or not last.keys() <= set(header):
         raise DataError(f"--output {path}: it holds no answers to this input; name another file")
-    return max(rows - (path.suffix == ".csv"), 0), end
+    return max(rows - (path.suffix == ".csv"), 0), end, last
+
+
+def _read_back(path, row, header):
+    """{column: value} of a row of answers, of a .csv all texts; {"": None} of what is none."""
+    try:
+        if path.suffix == ".csv":
+            return dict(zip(header, next(csv.reader(io.StringIO(row.decode(), newline=""))), strict=True))
+        return dict(json.loads(row))
+    except (ValueError, TypeError, csv.Error):
+        return {"": None}
+
+
+def rows_after(rows, done, last, path):
+    """What follows the first ``done`` of the rows; DataError where ``last``, the answer to that one that stands in ``path``, is
+    to another."""
+    number = 0
+    for number, (kept, _) in enumerate(itertools.islice(rows, done), start=1):
+        pass
+    if last is not None and done:
+        kept = {name: _cell(value, kept=True) if path.suffix == ".csv" else json.loads(_json(value))
+                for name, value in kept.items()} if number == done else {"": None}
+        if not kept.items() <= last.items():
+            raise DataError(f"--output {path}: its answer {done} is not to row {done} of this input; name another file")
+    yield from rows
 
 
 def _finished_array(path, size):
@@ -173,8 +206,8 @@ def check_output(path, append, source):
         raise DataError(f"--output {path}: it exists; --append goes on with it")
     if path.suffix == ".npy" and body_of(path).exists() and not append:
         raise DataError(f"--output {path}: an interrupted run left {body_of(path)}; --append goes on with it, or delete it")
-    if not path.parent.is_dir():
-        raise DataError(f"--output {path}: there is no folder {path.parent}")
+    if not (folder := Path(os.path.realpath(path)).parent).is_dir():
+        raise DataError(f"--output {path}: there is no folder {folder}")
 
 
 def body_of(path):
@@ -273,9 +306,9 @@ def _finite(value):
 def _cell(value, kept):
     if value is None:
         return ""
-    if isinstance(value, float) and not kept:
-        return f"{value:.6f}"
-    return _json(value) if isinstance(value, (list, dict, bool, int, float)) else str(value)
+    if isinstance(value, float):
+        return f"{value:.6f}" if not kept else "" if math.isnan(value) else str(value)
+    return _json(value) if isinstance(value, (list, dict, bool)) else str(value)
 
 
 def _words(value):

@@ -95,7 +95,8 @@ def _delimited(path):
             if cells or len(header) == 1:          # of one column, a blank line is an empty cell
                 yield f"line {reader.line_num}", _row(path, reader.line_num, header, cells or [""])
     except csv.Error as error:
-        raise DataError(f"{path}: line {reader.line_num}: not CSV, whose columns are parted by commas: {error}") from None
+        raise DataError(f"{path}: line {reader.line_num}: not CSV, whose columns are parted by commas: "
+                        f"{str(error).partition(' - ')[0]}") from None
 
 
 def _tabbed(path):
@@ -115,6 +116,8 @@ def _unquoted(cell):
 
 def _header(path, cells):
     """The names of the columns; one without gets its number, in words that no other has."""
+    if not any(cells):
+        raise DataError(f"{path}: line 1: no names of columns; the file is empty, or its first line is")
     header = [cell.strip() for cell in cells]
     for number, name in enumerate(header, start=1):
         if not name:

@@ -9,8 +9,10 @@ import math
 import logging
 import os
 import resource
+import shlex
 import shutil
 import signal
+import shlex
 import subprocess
 import sys
 import threading
@@ -522,6 +524,11 @@ def test_what_is_not_gone_on_with_stays_as_it_is(inference, models, tmp_path):
                            "--cpu"]), output, words)
     refused(inference([str(models / "classes"), str(tmp_path / "in.jsonl"), "--text", "none", "--output",
                        str(tmp_path / "half.jsonl"), "--append", "--cpu"]), "no column 'none'")
+    for task, words in (("classify", "answer 1 is not to row 1"), ("embed", "no answers")):      # of another text, task
+        (tmp_path / "in2.jsonl").write_text('{"text": "snow"}\n{"text": "rain"}')
+        source = "in2" if task == "classify" else "in"
+        refused(inference([str(models / "classes"), "--task", task, str(tmp_path / f"{source}.jsonl"), "--output",
+                           str(tmp_path / "half.jsonl"), "--append", "--cpu"]), "half.jsonl", words)
     assert {name: (tmp_path / name).read_text() for name in files} == files
 
 
@@ -971,6 +978,26 @@ def test_texts_that_look_like_files(inference, models, tmp_path, monkeypatch, in
     result = inference([str(models / "classes"), *inputs, "--cpu"])
     assert result.code == (2 if words else 0), result.err
     assert "Traceback" not in result.err and (words or "") in result.err
+
+
+def test_files_that_are_none_or_no_files_for_this(inference, models, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    refused(inference([str(models / "classes"), str(tmp_path / "pipe"), "--cpu"]), "pipe", "give one file")
+    result = inference([str(models / "classes"), "reviews/all.json", "--cpu"])
+    assert result.code == 0 and "there is no such file, it is read as a text" in result.err
+    (tmp_path / "empty.csv").touch()
+    refused(inference([str(models / "classes"), str(tmp_path / "empty.csv"), "--cpu"]), "empty.csv", "the file is empty")
+    (tmp_path / "link.csv").symlink_to(tmp_path / "nowhere" / "x.csv")
+    (tmp_path / "a.txt").write_text("sun\n")
+    refused(inference([str(models / "classes"), str(tmp_path / "a.txt"), "--output", str(tmp_path / "link.csv"), "--cpu"]),
+            "nowhere")
+
+
+def test_closed_standard_input_is_named(models):
+    for argument in ("-", "--interactive"):
+        done = subprocess.run(f"exec {shlex.quote(sys.executable)} main-inference.py {shlex.quote(str(models / 'classes'))} "
+                              f"{argument} --cpu <&-", shell=True, cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 2 and "standard input" in done.stderr and "Traceback" not in done.stderr
 
 
 def test_tables_with_columns_without_a_name_or_parted_otherwise(inference, models, tmp_path):
