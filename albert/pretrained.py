@@ -47,9 +47,9 @@ class PretrainedModel(nn.Module):
 
         path: a run folder (its newest undamaged checkpoint), a checkpoint folder, or a folder or hub name in
         the Hugging Face layout. changes: configuration keys that differ from the folder's, out of
-        `CHANGEABLE`; with other labels than the folder's a classifier is begun anew, with the same in another
-        order it gives its answers in that one. A head that the folder lacks is initialised, which is logged; `anew` names
-        all such. On CPU the weights are the file's own pages.
+        `CHANGEABLE`; with other labels than the folder's, or where its head is of another task, a classifier is begun
+        anew, with the same labels in another order it gives its answers in that one. A head that the folder lacks is
+        initialised, which is logged; `anew` names all such. On CPU the weights are the file's own pages.
 
         Raises ModelError for a folder without a model, an unreachable hub, damaged files, and weights that
         are missing, unexpected or of another shape than the configuration implies.
@@ -65,6 +65,8 @@ class PretrainedModel(nn.Module):
             model = cls(config)
         new_labels = not {"num_labels", "id2label"}.isdisjoint(changes)
         stored = read_weights(folder)
+        if head_of(folder) not in ("", cls.__name__.rpartition("For")[2].lower()):         # another head's classifier
+            stored = {name: weight for name, weight in stored.items() if not name.startswith("classifier.")}
         if "id2label" in changes:
             stored = relabelled(stored, read_config(folder).id2label, config.id2label)
         weights, model.anew = match_weights(model, stored, folder, new_labels)

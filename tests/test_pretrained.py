@@ -248,6 +248,14 @@ def test_a_classifier_for_other_labels_is_begun_anew_only_when_asked(tmp_path, c
     assert changed.classifier.linear.weight.shape == (2, 16) and "classifier" in caplog.text
 
 
+def test_the_classifier_of_another_task_is_begun_anew(tmp_path, caplog):
+    model = build(AlbertForSequenceClassification, num_labels=1)
+    model.save_pretrained(tmp_path)
+    other = AlbertForMultipleChoice.from_pretrained(tmp_path)
+    assert "classifier not in the checkpoint" in caplog.text
+    assert not torch.equal(other.classifier.linear.weight, model.classifier.linear.weight)
+
+
 def test_a_classifier_without_names_serves_under_any(tmp_path, caplog):
     model = build(AlbertForSequenceClassification, num_labels=2)
     model.save_pretrained(tmp_path)

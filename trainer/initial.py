@@ -39,10 +39,13 @@ def adapted_model(path, tokenizer, hps, changed, model_class=AlbertForPretrainin
     folder = checkpoint_folder(path)
     changes = {key: getattr(hps, key) for key in changed if key in _ARCHITECTURE}
     attention = {key: changes.pop(key) for key in _ATTENTION if key in changes}
-    positions = max(hps.seq_len, changes.pop("max_position_embeddings", 0))
+    known, positions = read_config(folder), changes.pop("max_position_embeddings", None)
+    if positions is not None and positions < known.max_position_embeddings:
+        raise ModelError(f"max_position_embeddings={positions}: the checkpoint has {known.max_position_embeddings}, which can "
+                         "only become more")
+    positions = max(hps.seq_len, positions or 0)
     torch.manual_seed(draws.key(hps.seed, "initial weights"))
     model = model_class.from_pretrained(folder, **changes, **labels)
-    known = read_config(folder)
     lines = [f"{key} {getattr(known, key)} -> {value}" for key, value in changes.items()]
     if attention:
         kind = attention.pop("attention", model.config.attention)
