@@ -89,9 +89,12 @@ def variants(args, hps, keys, kind):
     axes = []
     for sweep in args.sweep:
         key, equals, values = sweep.partition("=")
+        axis = [f"{key}={value}" for value in values.split(",")]
         if not (equals and values):
             raise SettingError(f"--sweep {sweep}: write it as key=value,value")
-        axes.append([f"{key}={value}" for value in values.split(",")])
+        if len(set(axis)) < len(axis) or any(other[0].startswith(f"{key}=") for other in axes):
+            raise SettingError(f"--sweep {sweep}: write each key once, with all its values, and each of them once")
+        axes.append(axis)
     for assignments in itertools.product(*axes):
         swept = copy.copy(hps)
         try:
