@@ -254,10 +254,11 @@ _CHOICES = {
 }
 _AT_LEAST = {
     1: ("log_every", "save_every", "eval_every", "eval_sequences", "keep_checkpoints", "batch_size", "micro_batch_size",
-        "max_steps", "max_epochs", "max_ngram", "vocab_size", "bucket_batches", "doc_stride"),
+        "max_steps", "max_epochs", "max_ngram", "bucket_batches", "doc_stride"),
     0: ("seed", "num_workers", "warmup_steps", "learning_rate", "muon_learning_rate", "weight_decay", "patience",
         "short_seq_prob", "warmup_share", "label_smoothing", "adam_beta1", "adam_beta2"),
     5: ("seq_len",),
+    6: ("vocab_size",),          # five special tokens and one
 }
 _BELOW_ONE = ("mask_prob", "heldout_fraction", "adam_beta1", "adam_beta2", "warmup_share", "label_smoothing")
 _POSITIVE = ("mask_prob", "heldout_fraction", "clip_norm", "adam_eps")

@@ -2,6 +2,7 @@
 
 Shapes: B examples, C choices (multiple choice only), T tokens of the longest row.
 """
+import contextlib
 import hashlib
 import json
 import os
@@ -232,7 +233,8 @@ def _write(path, made, notes):
     except OSError as error:
         raise DataError(f"--cache-dir {path.parent}: {error.strerror}") from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
 
 
 def _read(path):

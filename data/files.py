@@ -213,8 +213,8 @@ def check_commas(path: Path, header: list[str]):
         raise DataError(f"{path}: line 1: one column '{header[0]}'; the columns of a .csv are parted by commas")
 
 
-def json_row(line: str, place: str) -> dict:
-    """The object on a line of JSONL; DataError at `place` for anything else."""
+def json_row(line: str, place: str, like: str = '{"text": ...}') -> dict:
+    """The object on a line of JSONL; DataError at `place` for anything else, with what it is to be `like`."""
     try:
         row = json.loads(line)
         if "\\u" in line:
@@ -224,7 +224,7 @@ def json_row(line: str, place: str) -> dict:
     except (ValueError, RecursionError) as error:
         raise DataError(f"{place}: not JSON: {error}") from None
     if not isinstance(row, dict):
-        raise DataError(f"{place}: expected an object such as {{\"text\": ...}}")
+        raise DataError(f"{place}: expected an object such as {like}")
     return row
 
 

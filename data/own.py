@@ -28,6 +28,9 @@ def read_own(task, path, dev=None, text="text", text_pair=None, label="label"):
             return conll.read_tagging(path, dev)
     if task == "pair" and not text_pair:
         raise DataError("--task pair: name the column of the second text with --text-pair")
+    if text == text_pair or label in (text, text_pair):
+        pair = f", --text-pair {text_pair}" if text_pair else ""
+        raise DataError(f"--text {text}{pair}, --label {label}: name a column once")
     tables = [Table(name) for name in (path, dev) if name]
     inputs = [_inputs(task, table, text, text_pair) for table in tables]
     labels = [_labels(task, table, label) for table in tables]
@@ -86,9 +89,11 @@ def _labels(task, table, name):
         values = [_json_list(table, row, value) if isinstance(value, str) and value.startswith("[") else value
                   for row, value in enumerate(values)]
     for row, value in enumerate(values):
-        if isinstance(value, dict):
-            raise DataError(f"{table.place(row)}: column '{name}' holds an object, not a label or a list of labels")
-        if any(map(_is_missing, value if isinstance(value, list) else [value])):
+        items = value if isinstance(value, list) else [value]
+        if any(isinstance(item, (list, dict, bytes)) for item in items):
+            raise DataError(f"{table.place(row)}: column '{name}' holds {str(value)[:80]}, which is no label and no list of "
+                            "labels")
+        if any(map(_is_missing, items)):
             raise DataError(f"{table.place(row)}: no label in column '{name}'")
     return values
 
@@ -165,6 +170,8 @@ def _classes(tables, labels, several):
     """Names of the classes of the first table, and the labels of each as numbers."""
     lists = [[[str(item) for item in (value if several else [value])] for value in values] for values in labels]
     names = class_names(item for value in lists[0] for item in value)
+    if not names:
+        raise DataError(f"{tables[0].path}: no label in any row")
     if len(names) < 2:
         raise DataError(f"{tables[0].path}: one class only ('{''.join(names)}'); there must be two to tell apart")
     result = [[numbered(value, names, lambda _, row=row, table=table: table.place(row))

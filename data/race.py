@@ -34,10 +34,12 @@ def _from_files(folder):
     rows = []
     for path in files:
         try:
-            article = json_row(path.read_text(encoding="utf-8-sig"), str(path))
+            article = json_row(path.read_text(encoding="utf-8-sig"), str(path), '{"article": ...}')
             level = path.parent.name if path.parent.name in LEVELS else None
             for number, (question, options, answer) in enumerate(zip(
                     article["questions"], article["options"], article["answers"], strict=True)):
+                if not isinstance(options, list):
+                    raise TypeError(f"question {number}: its options are no list")
                 if len(options) < 2 or answer not in LETTERS[:len(options)]:
                     raise ValueError(f"question {number}: answer '{answer}' of {len(options)} options")
                 if not all(isinstance(text, str) for text in (article["article"], question, *options)):

@@ -35,7 +35,7 @@ def read_squad(name, data=None, dev=None):
 def _from_file(path, notes, held=False):
     path = existing(path)
     try:
-        articles = json_row(path.read_text(encoding="utf-8-sig"), str(path))["data"]
+        articles = json_row(path.read_text(encoding="utf-8-sig"), str(path), '{"data": [...]}')["data"]
         rows = [(question["id"], paragraph["context"], question["question"],
                  [] if question.get("is_impossible") else
                  [(answer["answer_start"], answer["text"]) for answer in question["answers"]])

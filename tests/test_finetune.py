@@ -326,10 +326,16 @@ def test_seeds_and_sweep_end_in_one_table(checkpoint, tables, tmp_path, finetune
     assert table[0].split()[:4] == ["setting", "runs", "accuracy", "f1"]
     assert table[1].startswith("learning_rate=1e-5  ") and table[2].startswith("learning_rate=1e-3  ")
     assert table[1].split()[1] == "2" and "±" in table[1] and not run_folders(tmp_path)
-    for values in ("learning_rate=1e-5,abc", "batch_size=8,0", "attention=softmax,foo", "learning_rate"):                     # refused before the first run
+    for values in ("learning_rate=1e-5,abc", "batch_size=8,0", "attention=softmax,foo", "learning_rate",
+                   "learning_rate=1e-5,1e-5"):                                                       # refused before the first run
         result = finetune(arguments(checkpoint, tmp_path, "classify", *own(tables, "--label", "verdict"), "--sweep", values))
         refused(result, "attention='foo'" if "foo" in values else values.split("=")[0])
         assert not run_folders(tmp_path) and "--set learning_rate" not in result.err
+
+
+def test_a_key_is_swept_once(checkpoint, tables, tmp_path, finetune):
+    refused(finetune(arguments(checkpoint, tmp_path, "classify", *own(tables, "--label", "verdict"), "--sweep", "seed=1,2",
+                               "--sweep", "seed=3,4")), "--sweep seed=3,4", "each key once")
 
 
 def test_the_spread_over_seeds_is_that_of_a_sample():
@@ -382,6 +388,9 @@ def test_what_was_trained_before_counts_for_the_same_data_and_checkpoint_alone(c
         return result.out.count("finished before"), len(run_folders(tmp_path))
 
     assert runs() == (0, 2) and runs() == (2, 2)
+    model = f"{model}/"                                                                   # the same folder
+    assert runs() == (2, 2)
+    model = tmp_path / "model"
     data.write_text(data.read_text().replace(",good,", ",fine,"))
     assert runs() == (0, 4)
     torch.manual_seed(1)
@@ -499,6 +508,7 @@ def test_multi_label_lists(checkpoint, tmp_path, finetune):
     assert result.code == 0, result.err
     _, saved, predictions = read_run(tmp_path)
     assert {"f1", "accuracy"} <= set(saved["dev"]) and len(predictions) == 3
+    assert all(set(json.loads(row["prediction"])) <= {"x", "y", "z"} for row in predictions)
 
 
 def test_class_weights_are_those_of_scikit_learn():
@@ -599,6 +609,8 @@ def test_other_bad_input(checkpoint, tables, tmp_path, finetune):
     refused(call(flags=["--data", tmp_path / "none.csv"]), "none.csv", "no such file")
     refused(call(flags=["--data", "~no.such.user/none.csv"]), "none.csv", "no such file")
     refused(call(task="pair"), "--text-pair")
+    refused(call(flags=own(tables, "--label", "review")), "--text review, --label review")
+    refused(call(flags=own(tables, "--label", "verdict", "--set", "max_position_embeddings=32")), "has 64")
     refused(call(flags=own(tables, "--label", "verdict", "--freeze", "9")), "--freeze 9", "4 layers")
     refused(call(task="regress"), "not a number", "train.csv: line 2")
     refused(call(task="sst2", flags=["--data", tables]), "no such file", "train.tsv")

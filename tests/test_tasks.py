@@ -475,7 +475,7 @@ def test_several_labels_are_scored_together_and_named(tokenizer):
     task = task_of(MultiLabel, "multilabel", examples, tokenizer, ["a", "b"], ("f1", "accuracy"))
     outputs = [(np.arange(3), np.array([[0.9, 0.1], [0.8, 0.3], [0.4, 0.2]]))]
     assert task.metrics(outputs) == {"f1": pytest.approx(2 * 2 / (2 + 4)), "accuracy": pytest.approx(1 / 3)}
-    assert task.predictions(outputs, examples) == [("0", "a", 0.9), ("1", "a", pytest.approx(0.7)), ("2", "", 0.6)]
+    assert task.predictions(outputs, examples) == [("0", '["a"]', 0.9), ("1", '["a"]', pytest.approx(0.7)), ("2", "[]", 0.6)]
 
 
 def test_the_first_metric_chooses_the_best_step():
@@ -639,7 +639,9 @@ def test_lists_of_labels_with_blanks_around_them(first, second, tmp_path):
 @pytest.mark.parametrize("name, content, words", [
     ("a.csv", 'text,label\nx,a\ny,"[""a"", ""b""]"\n', "line 3: a list of labels in some rows"),
     ("a.csv", "text,label\nx,a\ny,[b\n", "line 3: expected a JSON list"),
-    ("a.jsonl", '{"text": "x", "label": {"x": 1}}\n', "line 1: column 'label' holds an object"),
+    ("a.jsonl", '{"text": "x", "label": {"x": 1}}\n', "line 1: column 'label' holds {'x': 1}, which is no label"),
+    ("a.jsonl", '{"text": "x", "label": [["x"], ["y"]]}\n', "line 1: column 'label' holds .*, which is no label"),
+    ("a.jsonl", '{"text": "x", "label": []}\n{"text": "y", "label": []}\n', "a.jsonl: no label in any row"),
     ("a.jsonl", '{"text": 5, "label": "x"}\n', "line 1: column 'text' holds int, not text"),
     ("a.csv", 'text,label\nx,"[[""a""]]"\n', "line 2: expected a JSON list"),
     ("a.csv", f"text,label\nx,{'[' * 100_000}\n", "line 2: expected a JSON list"),
@@ -767,7 +769,8 @@ def test_a_score_must_be_finite_and_ids_are_the_file_s(tmp_path):
 
 @pytest.mark.parametrize("changes, words", [
     (dict(answers=[""]), "question 0: answer ''"), (dict(answers=["AB"]), "question 0: answer 'AB'"),
-    (dict(options=[["one"]]), "1 options"), (dict(article="", questions=[" "]), "neither an article nor a question"),
+    (dict(options=["onetwo"]), "question 0: its options are no list"), (dict(options=[["one"]]), "1 options"),
+    (dict(article="", questions=[" "]), "neither an article nor a question"),
     (dict(questions=["half \ud83d"]), "half of a character")])
 def test_faulty_questions_of_race(changes, words, tmp_path):
     row = dict(id="a", article="x", questions=["q"], options=[["one", "two"]], answers=["A"]) | changes

@@ -1,4 +1,6 @@
 """Classification, multi-label classification and regression of a text or a pair of texts; multiple choice."""
+import json
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -85,9 +87,9 @@ class MultiLabel(Finetuning):
         return metrics.classification(self.data.metrics, self.dev.targets["labels"] > 0.5, probabilities >= 0.5, "micro")
 
     def predictions(self, outputs, examples):
-        """(id, labels parted by "|", probability of the least certain of all labels) of each example."""
+        """(id, labels as a JSON list, probability of the least certain of all labels) of each example."""
         probabilities, = in_order(outputs)
-        return [(name, "|".join(label for label, p in zip(self.data.labels, row) if p >= 0.5),
+        return [(name, json.dumps([label for label, p in zip(self.data.labels, row) if p >= 0.5], ensure_ascii=False),
                  float(np.maximum(row, 1 - row).min())) for name, row in zip(examples.ids, probabilities)]
 
 
