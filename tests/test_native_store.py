@@ -164,7 +164,7 @@ def assert_same_batches(store, other, documents, specials, starts, *, epochs=(0,
     theirs = fast.PretrainingExamples(other, documents, specials, starts, **settings)
     for epoch in epochs:
         plan, expected = ours.plan(epoch), theirs.plan(epoch)
-        np.testing.assert_array_equal([(*sample,) for sample in plan.samples], np.stack(expected, axis=1))
+        np.testing.assert_array_equal([(*sample,) for sample in plan.samples], np.stack(expected[:5], axis=1))
         np.testing.assert_array_equal(plan.length, expected.length)
         for first in range(0, len(plan.label), step):
             numbers = np.arange(first, min(first + step, len(plan.label)))
