@@ -108,8 +108,8 @@ def answer_all(args, ask):
     fields = fields_of(source, ask.inputs) if args.from_file else ask.inputs
     names = answer_names(ask.columns, fields)
     header = [*fields, *names.values()]
-    done, end, last = finished(args.output, header, ask.config.hidden_size) if args.append else (0, 0, None)
-    answers = answered(ask, tqdm(rows_after(rows, done, last, args.output), unit="row", initial=done, leave=False,
+    done, end, last = finished(args.output, header, ask.config.hidden_size) if args.append else (0, 0, b"")
+    answers = answered(ask, tqdm(rows_after(rows, done, last, args.output, fields), unit="row", initial=done, leave=False,
                                  dynamic_ncols=True,
                                  disable=args.tqdm_off or not args.from_file or not sys.stderr.isatty()), done)
     answers = chain(list(islice(answers, 1)), answers)               # the first one's faults come before any file is made

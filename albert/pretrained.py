@@ -5,6 +5,7 @@ import logging
 import os
 import re
 import zipfile
+from collections.abc import Iterable
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -65,7 +66,7 @@ class PretrainedModel(nn.Module):
             model = cls(config)
         new_labels = not {"num_labels", "id2label"}.isdisjoint(changes)
         stored = read_weights(folder)
-        if head_of(folder) not in ("", cls.__name__.rpartition("For")[2].lower()):         # another head's classifier
+        if head_of(folder, stored) not in ("", cls.__name__.rpartition("For")[2].lower()):         # another head's classifier
             stored = {name: weight for name, weight in stored.items() if not name.startswith("classifier.")}
         if "id2label" in changes:
             stored = relabelled(stored, read_config(folder).id2label, config.id2label)
@@ -206,14 +207,14 @@ def read_json(file: Path) -> dict:
     return mapping
 
 
-def head_of(folder: Path) -> str:
+def head_of(folder: Path, stored: Iterable[str] | None = None) -> str:
     """The head that config.json names, such as "sequenceclassification", or where it names no architecture, as old ones
-    do not, the one that the weights are of; "" for none."""
+    do not, the one that the weights are of; "" for none. `stored`: the weights' names, where they are read already."""
     names = read_json(folder / "config.json").get("architectures")
     if isinstance(names, list) and names:
         name = str(names[0])
         return name.rpartition("For")[2].lower() if "For" in name else ""
-    stored = ".".join(read_weights(folder))
+    stored = ".".join(read_weights(folder) if stored is None else stored)
     heads = {"seq_relationship.": "pretraining", "sop_classifier.": "pretraining", "predictions.": "maskedlm",
              "qa_outputs.": "questionanswering"}
     return next((head for mark, head in heads.items() if mark in stored), "")

@@ -137,10 +137,10 @@ def _standard_input():
 
 
 def finished(path, header, size):
-    """(whole answers, their bytes, the last of them) in a .jsonl or .csv file that goes on with answers under the names of
+    """(whole answers, their length in bytes, the last of them as bytes) in a .jsonl or .csv file that goes on with answers under the names of
     ``header``, or in what is there of a .npy file of embeddings of that ``size``. DataError where it holds anything else."""
     if path.suffix == ".npy":
-        return _finished_array(path, size), 0, None
+        return _finished_array(path, size), 0, b""
     rows = end = position = quotes = 0
     first = last = row = b""
     with open(path, "rb") if path.exists() else contextlib.nullcontext(()) as lines:
@@ -158,34 +158,39 @@ def finished(path, header, size):
     else:
         begin.write("{" + _json(header[0]))
     begin = begin.getvalue().encode()
-    last = _read_back(path, last, header) if rows > (path.suffix == ".csv") else {}
-    if not (first.startswith(begin) or rows == 0 and begin.startswith(first)) or not last.keys() <= set(header):
+    last = last if rows > (path.suffix == ".csv") else b""
+    if not (first.startswith(begin) or rows == 0 and begin.startswith(first)) or \
+            path.suffix == ".jsonl" and not _keys(last) <= set(header):
         raise DataError(f"--output {path}: it holds no answers to this input; name another file")
     return max(rows - (path.suffix == ".csv"), 0), end, last
 
 
-def _read_back(path, row, header):
-    """{column: value} of a row of answers, of a .csv all texts; {"": None} of what is none."""
+def _keys(line):
+    """The keys of the object on a line, which may be empty; {""} of what is no object."""
     try:
-        if path.suffix == ".csv":
-            return dict(zip(header, next(csv.reader(io.StringIO(row.decode(), newline=""))), strict=True))
-        return dict(json.loads(row))
-    except (ValueError, TypeError, csv.Error):
-        return {"": None}
+        return set(dict(json.loads(line or b"{}")))
+    except (ValueError, TypeError):
+        return {""}
 
 
-def rows_after(rows, done, last, path):
-    """What follows the first ``done`` of the rows; DataError where ``last``, the answer to that one that stands in ``path``, is
-    to another."""
-    number = 0
+def rows_after(rows, done, last, path, fields):
+    """What follows the first ``done`` of the rows, whose answers stand in ``path``; DataError where ``last``, the bytes of the
+    last of these, is the answer to another row. ``fields``: the columns that are kept."""
+    number, kept = 0, {}
     for number, (kept, _) in enumerate(itertools.islice(rows, done), start=1):
         pass
-    if last is not None and done:
-        kept = {name: _cell(value, kept=True) if path.suffix == ".csv" else json.loads(_json(value))
-                for name, value in kept.items()} if number == done else {"": None}
-        if not kept.items() <= last.items():
-            raise DataError(f"--output {path}: its answer {done} is not to row {done} of this input; name another file")
+    if last and (number < done or not last.startswith(_beginning(path, kept, fields))):
+        raise DataError(f"--output {path}: its answer {done} is not to row {done} of this input; name another file")
     yield from rows
+
+
+def _beginning(path, kept, fields):
+    """The bytes with which an answer begins: the columns that are kept."""
+    if path.suffix == ".jsonl":
+        return _json(kept)[:-1].encode()
+    line = io.StringIO()
+    csv.writer(line).writerow([*(_cell(kept.get(name), kept=True) for name in fields), ""])
+    return line.getvalue()[:-len("\r\n")].encode()
 
 
 def _finished_array(path, size):

@@ -12,7 +12,6 @@ import resource
 import shlex
 import shutil
 import signal
-import shlex
 import subprocess
 import sys
 import threading

@@ -83,8 +83,9 @@ def digest_of(args, flags, hps, data=None):
     if args.resume not in (None, "auto"):
         return None
     asked = {**vars(flags), **{key: value for key, value in vars(hps).items() if key not in PROCESS_KEYS}, "data_is": data}
-    for name in {"init_from", "tokenizer"} & asked.keys():
-        asked[name] = _place(asked[name])
+    for name in ("init_from", "tokenizer"):
+        if asked.get(name):
+            asked[name] = _place(asked[name])
     if flags.init_from:
         asked["checkpoint"] = _digest_of_weights(checkpoint_folder(flags.init_from))
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:20]
@@ -92,8 +93,8 @@ def digest_of(args, flags, hps, data=None):
 
 def _place(name):
     """The place of what a flag names, however it is written; a hub's name as it is."""
-    path = os.path.realpath(os.path.expanduser(name or ""))
-    return path if name and os.path.exists(path) else name
+    path = os.path.realpath(os.path.expanduser(name))
+    return path if os.path.exists(path) else name
 
 
 def _digest_of_weights(folder):

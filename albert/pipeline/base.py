@@ -33,8 +33,7 @@ class Pipeline:
     changes = {}                 # of the configuration
     inputs = ("text",)
 
-    def __init__(self, folder: Path, config: AlbertConfig, device: torch.device, dtype: torch.dtype | None,
-                 **options):
+    def __init__(self, folder: Path, config: AlbertConfig, device: torch.device, dtype: torch.dtype | None, **options):
         from data.tokenizer import load_tokenizer, special_ids, vocabulary_size
 
         self.folder, self.config, self.device, self.dtype = folder, config, device, dtype
