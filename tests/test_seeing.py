@@ -75,7 +75,7 @@ def test_every_line_says_how_it_goes(corpus, cache, tmp_path, pretrain):
             assert line["gradient_norm"] > 0 and line["loss_scale"] == 1 and line["skipped_steps"] == 0
             assert 0 < line["mfu"] < 1.5 and 0 <= line["data_wait_share"] < 1 and line["tokens_per_second"] > 0
             assert 1e7 < line["peak_memory"] < 1e12
-    assert result.out.count("ms an update") == 5 and "2 updates profiled" in result.out
+    assert result.out.count(" calls an update ") == 5 and "2 updates profiled" in result.out
     assert json.loads((run / "trace.json").read_text())["traceEvents"]
     short = [*SETTINGS, "max_steps=4", "warmup_steps=1"]
     result = pretrain(arguments(corpus, cache, tmp_path / "none", short, ["--profile", "50", "--no-save"]))

@@ -42,7 +42,7 @@ def _report(profiler, count, device, path):
           "between them:")
     for row in rows[:5]:
         spent = getattr(row, where)
-        print(f"  {spent / total:6.1%}  {spent / 1000 / count:9.2f} ms an update  {row.count:7,} calls  {row.key}",
+        print(f"  {spent / total:6.1%}  {spent / 1000 / count:9.2f} ms and {row.count / count:6,.0f} calls an update  {row.key}",
               flush=True)
 
 
