@@ -4,7 +4,9 @@ Dictionaries merge from general to specific and the later wins: ``_common``, the
 the model (``_albert_shared``), then the model (``_albert_base``), then task-and-model overrides.
 """
 import ast
+import copy
 import difflib
+import itertools
 import math
 from types import SimpleNamespace
 
@@ -155,7 +157,6 @@ _bert_large = dict(_albert_large, embedding_size=1024)
 _pretrain_albert_tiny = dict(
     seq_len=128,
     batch_size=32,
-    micro_batch_size=32,
     learning_rate=0.003,
     optimizer="muon",
     warmup_steps=60,
@@ -197,11 +198,8 @@ _overrides = {
 } | {(f"finetune-{task}", model): _encoder_dropout for task in ("qqp", "rte", "wnli", "race") for model in _families}
 
 
-class SettingError(KeyError):
+class SettingError(ValueError):
     """An unknown (task, model), key or value; the message lists what there is."""
-
-    def __str__(self):
-        return self.args[0]
 
 
 class _Settings(dict):
@@ -245,6 +243,26 @@ def override(hps, assignments):
     return keys
 
 
+def grid(hps, keys, sweeps):
+    """(words, hyperparameters, keys that were set) for each combination of the values of ``sweeps``, texts like
+    ``key=value,value``, where ``keys`` were set before. Raises SettingError."""
+    axes = []
+    for sweep in sweeps:
+        key, equals, values = sweep.partition("=")
+        axis = [f"{key}={value}" for value in values.split(",")]
+        if not (equals and values):
+            raise SettingError(f"--sweep {sweep}: write it as key=value,value")
+        if len(set(axis)) < len(axis) or any(other[0].startswith(f"{key}=") for other in axes):
+            raise SettingError(f"--sweep {sweep}: write each key once, with all its values, and each of them once")
+        axes.append(axis)
+    for assignments in itertools.product(*axes):
+        swept = copy.copy(hps)
+        try:
+            yield " ".join(assignments) or "as set", swept, [*keys, *override(swept, assignments)]
+        except SettingError as error:
+            raise SettingError(str(error).replace("--set", "--sweep", 1)) from None
+
+
 _CHOICES = {
     "optimizer": ("lamb", "adamw", "muon"),
     "precision": ("auto", "fp32", "bf16", "fp16"),
@@ -252,16 +270,21 @@ _CHOICES = {
     "tokenizer_kind": ("unigram", "wordpiece"),
     "class_weights": ("none", "balanced"),
 }
-_AT_LEAST = {
-    1: ("log_every", "save_every", "eval_every", "eval_sequences", "keep_checkpoints", "batch_size", "micro_batch_size",
-        "max_steps", "max_epochs", "max_ngram", "bucket_batches", "doc_stride"),
-    0: ("seed", "num_workers", "warmup_steps", "learning_rate", "muon_learning_rate", "weight_decay", "patience",
-        "short_seq_prob", "warmup_share", "label_smoothing", "adam_beta1", "adam_beta2"),
-    5: ("seq_len",),
-    6: ("vocab_size",),          # five special tokens and one
-}
-_BELOW_ONE = ("mask_prob", "heldout_fraction", "adam_beta1", "adam_beta2", "warmup_share", "label_smoothing")
-_POSITIVE = ("mask_prob", "heldout_fraction", "clip_norm", "adam_eps")
+_BOUNDS = (
+    ("at least 1", lambda value: value >= 1,
+     ("log_every", "save_every", "eval_every", "eval_sequences", "keep_checkpoints", "batch_size", "micro_batch_size",
+      "max_steps", "max_epochs", "max_ngram", "bucket_batches", "doc_stride")),
+    ("at least 0", lambda value: value >= 0,
+     ("seed", "num_workers", "warmup_steps", "learning_rate", "muon_learning_rate", "weight_decay", "patience",
+      "short_seq_prob", "warmup_share", "label_smoothing", "adam_beta1", "adam_beta2")),
+    ("at least 5", lambda value: value >= 5, ("seq_len",)),
+    ("at least 6", lambda value: value >= 6, ("vocab_size",)),          # five special tokens and one
+    ("below 1", lambda value: value < 1,
+     ("mask_prob", "heldout_fraction", "adam_beta1", "adam_beta2", "warmup_share", "label_smoothing")),
+    ("above 0", lambda value: value > 0, ("mask_prob", "heldout_fraction", "clip_norm", "adam_eps")),
+    ("at most 1", lambda value: value <= 1, ("short_seq_prob",)),
+    ("at most 100", lambda value: value <= 100, ("max_ngram",)),
+)
 
 
 def check(hps):
@@ -269,16 +292,11 @@ def check(hps):
     for key, choices in _CHOICES.items():
         if getattr(hps, key, choices[0]) not in choices:
             raise SettingError(f"{key}={getattr(hps, key)}: there are {', '.join(choices)}")
-    bounds = [(key, f"at least {least}", lambda value, least=least: value >= least)
-              for least, keys in _AT_LEAST.items() for key in keys]
-    bounds += [(key, "below 1", lambda value: value < 1) for key in _BELOW_ONE]
-    bounds += [(key, "above 0", lambda value: value > 0) for key in _POSITIVE]
-    bounds += [("short_seq_prob", "at most 1", lambda value: value <= 1),
-               ("max_ngram", "at most 100", lambda value: value <= 100)]
-    for key, words, holds in bounds:
-        value = getattr(hps, key, None)
-        if value is not None and not holds(value):
-            raise SettingError(f"{key}={value}: it must be {words}")
+    for words, holds, keys in _BOUNDS:
+        for key in keys:
+            value = getattr(hps, key, None)
+            if value is not None and (isinstance(value, str) or not holds(value)):
+                raise SettingError(f"{key}={value}: it must be {words}")
     if None not in (hps.warmup_steps, hps.max_steps) and hps.warmup_steps >= hps.max_steps:
         raise SettingError(f"warmup_steps={hps.warmup_steps} is not below max_steps={hps.max_steps}: "
                            f"--set warmup_steps={hps.max_steps // 10}")

@@ -1,7 +1,6 @@
 """Fine-tune a checkpoint on a task: python main-finetune.py --task sst2 --init-from CHECKPOINT --data FOLDER"""
 import argparse
 import copy
-import itertools
 import os
 import sys
 from contextlib import closing
@@ -14,21 +13,20 @@ from albert.pretrained import checkpoint_folder, read_config
 from data.features import features
 from data.task_files import TASKS, read_task
 from data.tokenizer import load_tokenizer
-from hps import HPS, SettingError, check, override
-from trainer.command import (DEFAULT_CACHE, digest_of, finished_run, how_to_resume, leave_with, parse, resume_auto,
-                             resumed_settings, where_it_runs)
+from hps import HPS, SettingError, check, grid, override
+from trainer.command import (digest_of, finished_run, leave_with, parse, resume_auto, resumed_settings, stopped,
+                             where_it_runs)
 from trainer.errors import Diverged, RunError
 from trainer.finetuning import plan_steps
-from trainer.initial import adapted_model, check_changes, check_vocabulary, freeze
+from trainer.initial import check_changes, freeze, model_to_finetune
 from trainer.kinds import KINDS
 from trainer.loop import Trainer
-from trainer.results import finish, say, table
-from trainer.run import begin, newest_checkpoint, open_run, run_config
+from trainer.results import compare, finish, report
+from trainer.run import begin, cache_of, newest_checkpoint, open_run
 
 # Flags that decide what is trained; they are kept in the run's config.json. The others say how this process runs.
 TRAINING_FLAGS = dict(task=None, init_from=None, model=None, data=None, dev=None, text="text", text_pair=None,
                       label="label", small=False, freeze=None)
-DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout_prob")
 
 
 def parse_arguments():
@@ -45,8 +43,8 @@ def parse_arguments():
     parser.add_argument("--text-pair", help="column of the second text")
     parser.add_argument("--label", help="column of the label (default: label)")
     parser.add_argument("--small", action="store_true", help="train on 1 %% of the examples (at least 100)")
-    parser.add_argument("--freeze", metavar="WHAT", help="embeddings, or the number of first layers to leave as they are")
-    parser.add_argument("--seeds", type=int, default=1, metavar="N", help="train N times, from seed on, and average")
+    parser.add_argument("--freeze", metavar="WHAT", help="leave as they are the embeddings, or as many first layers with them")
+    parser.add_argument("--seeds", type=int, default=1, metavar="N", help="train with N seeds, from `seed` on, and average the scores")
     parser.add_argument("--sweep", action="append", default=[], metavar="KEY=V1,V2,...", help="train with each value")
     args = parse(parser)
     if args.seeds < 1:
@@ -78,83 +76,49 @@ def settings(args):
         kind = read_config(checkpoint_folder(flags.init_from)).model_type
         flags.model = "base" if kind == "albert" else "bert-base"
     hps = copy.copy(HPS[f"finetune-{flags.task}", flags.model])
-    keys = override(hps, args.set)
-    check_changes(keys)
-    check(hps)
-    return flags, hps, keys
+    return flags, hps, override(hps, args.set)
 
 
-def variants(args, hps, keys, kind):
+def variants(args, hps, keys):
     """(words, hyperparameters, keys that were set) of every run that --sweep and --seeds ask for."""
-    axes = []
-    for sweep in args.sweep:
-        key, equals, values = sweep.partition("=")
-        axis = [f"{key}={value}" for value in values.split(",")]
-        if not (equals and values):
-            raise SettingError(f"--sweep {sweep}: write it as key=value,value")
-        if len(set(axis)) < len(axis) or any(other[0].startswith(f"{key}=") for other in axes):
-            raise SettingError(f"--sweep {sweep}: write each key once, with all its values, and each of them once")
-        axes.append(axis)
-    for assignments in itertools.product(*axes):
-        swept = copy.copy(hps)
-        try:
-            swept_keys = [*keys, *override(swept, assignments)]
-        except SettingError as error:
-            raise SettingError(str(error).replace("--set", "--sweep", 1)) from None
+    for words, swept, swept_keys in grid(hps, keys, args.sweep):
         check_changes(swept_keys)
         check(swept)
         AlbertConfig.from_dict(vars(swept))
-        KINDS[kind][1].check_options(kind, swept)
         for seed in range(swept.seed, swept.seed + args.seeds):
-            yield " ".join(assignments) or "as set", SimpleNamespace(**{**vars(swept), "seed": seed}), swept_keys
-
-
-def start(args, flags, hps, keys, data, world):
-    """The tokenizer, the model with lines that say how it was changed, and the path and state of the checkpoint of --resume."""
-    model_class, _, labels = KINDS[data.kind]
-    if args.resume:
-        if run_config(args.resume).get("fingerprint") != data.fingerprint:
-            raise RunError(f"--resume {args.resume}: the data has changed since the run began; start a new run "
-                           "without --resume")
-        path, state = world.from_main(lambda: newest_checkpoint(args.resume))
-        return load_tokenizer(args.resume), model_class.from_pretrained(path), [], path, state
-    folder = checkpoint_folder(flags.init_from)
-    tokenizer, config = load_tokenizer(folder), read_config(folder)
-    check_vocabulary(folder, config, tokenizer)
-    if "seq_len" not in keys:
-        hps.seq_len = min(hps.seq_len, config.max_position_embeddings)
-    changed = [*keys, *(key for key in DROPOUTS if getattr(hps, key) != getattr(config, key))]
-    if data.labels:
-        labels = labels | {"id2label": dict(enumerate(data.labels))}
-    return tokenizer, *adapted_model(folder, tokenizer, hps, changed, model_class, **labels), None, None
+            yield words, SimpleNamespace(**vars(swept) | {"seed": seed}), swept_keys
 
 
 def finetune(args, flags, hps, keys, data, world, asked):
     """One run; ``asked`` is its digest. Returns its trainer, its folder and the held-out scores of its best step, None if it
     was stopped."""
-    tokenizer, model, changes, path, state = start(args, flags, hps, keys, data, world)
+    kind = KINDS[data.kind]
+    if args.resume:
+        path, state = world.from_main(lambda: newest_checkpoint(args.resume, "fingerprint", data.fingerprint))
+        tokenizer, model, changes = load_tokenizer(args.resume), kind.model.from_pretrained(path), []
+    else:
+        labels = kind.labels | ({"id2label": dict(enumerate(data.labels))} if data.labels else {})
+        tokenizer, model, changes = model_to_finetune(checkpoint_folder(flags.init_from), hps, keys, kind.model, labels)
+        path = state = None
     if flags.freeze:
         freeze(model, flags.freeze)
     with world.main_first():
         (train, train_notes), (dev, dev_notes), *test = (
-            features(data.kind, part, tokenizer, hps.seq_len, len(data.labels), hps.doc_stride,
-                     args.cache_dir or DEFAULT_CACHE) for part in (data.train, data.dev, *data.test.values()))
+            features(data.kind, part, tokenizer, hps.seq_len, len(data.labels), hps.doc_stride, cache_of(args))
+            for part in (data.train, data.dev, *data.test.values()))
     if not args.resume:
         plan_steps(hps, len(train), keys)
         check(hps)
-    task = KINDS[data.kind][1](data, train, dev, hps, world)
-    trainer = Trainer(task, model, tokenizer, hps, world, args.tqdm_off or not world.is_main, args.profile)
+    trainer = Trainer(kind.task(data, train, dev, hps, world), model, tokenizer, hps, world, args.tqdm_off, args.profile)
     if args.resume:
         trainer.restore(path, state)
     run = open_run(args, f"finetune-{flags.task}", {
-        **vars(hps), **vars(flags), "kind": data.kind, "inputs": list(data.train.inputs),
-        "fingerprint": data.fingerprint, "cpu": args.cpu,
-        "cache_dir": os.path.abspath(os.path.expanduser(args.cache_dir or DEFAULT_CACHE)), "asked": asked}, trainer, state)
-    if world.is_main:
-        print(*data.notes, *(f"training: {note}" for note in train_notes), *(f"held out: {note}" for note in dev_notes),
-              *(f"{flags.init_from}: {line}" for line in changes),
-              f"{flags.task}: {len(data.train):,} training examples, {len(data.dev):,} held out; {hps.max_steps:,} "
-              f"updates of {hps.batch_size}, {where_it_runs(trainer, run)}", sep="\n", flush=True)
+        **vars(hps), **vars(flags), "kind": data.kind, "inputs": list(data.train.inputs), "fingerprint": data.fingerprint,
+        "asked": asked}, trainer, state)
+    world.print(*data.notes, *(f"training: {note}" for note in train_notes), *(f"held out: {note}" for note in dev_notes),
+                *(f"{flags.init_from}: {line}" for line in changes),
+                f"{flags.task}: {len(data.train):,} training examples, {len(data.dev):,} held out; {hps.max_steps:,} "
+                f"updates of {hps.batch_size}, {where_it_runs(trainer, run)}")
     with closing(run):
         trainer.fit(run)
     return trainer, run, None if trainer.stopped else finish(
@@ -164,21 +128,21 @@ def finetune(args, flags, hps, keys, data, world, asked):
 def main():
     args = parse_arguments()
     flags, hps, keys = settings(args)
+    planned = list(variants(args, hps, keys))                      # all are checked before the first, and before data is read
     world = begin(args)
     data = read_task(flags.task, flags.data, flags.dev, flags.text, flags.text_pair, flags.label, flags.small)
+    for _, chosen, _ in planned:
+        KINDS[data.kind].task.check_options(data.kind, chosen)
     if args.no_save:
         data.test = {}
-    results, code, name = [], 0, f"finetune-{flags.task}"
-    planned = list(variants(args, hps, keys, data.kind))                                # all are checked before the first
-    several = len(planned) > 1
+    results, code, name, several = [], 0, f"finetune-{flags.task}", len(planned) > 1
     for number, (words, chosen, chosen_keys) in enumerate(planned, start=1):
         own, asked = copy.copy(args), digest_of(args, flags, chosen, data.fingerprint)
-        if several and world.is_main:
-            print(f"\n{words}, seed {chosen.seed} ({number} of {len(planned)})")
+        if several:
+            world.print(f"\n{words}, seed {chosen.seed} ({number} of {len(planned)})")
         if several and args.resume == "auto" and (done := world.from_main(
                 lambda: finished_run(args.runs_dir, name, asked))):
-            if world.is_main:
-                print(f"finished before: {done[1]}")
+            world.print(f"finished before: {done[1]}")
             results.append((words, *done))
             continue
         training = settings(own) if resume_auto(own, world, name, asked) else (flags, chosen, chosen_keys)
@@ -192,20 +156,15 @@ def main():
                 print(f"error: {words}, seed {chosen.seed}: {error}", file=sys.stderr, flush=True)
             continue
         if trainer.stopped:
-            if world.is_main and run.path is not None:
-                print(how_to_resume(trainer, None if several else run))
-            code = 128 + trainer.stopped
+            code = stopped(trainer, run, several)
             break
         results.append((words, scores, run.path))
         if world.is_main:
-            say(trainer, run, scores)
+            report(trainer, run, scores)
     if not results and not code:
         raise RunError("none of the runs came to its end")
     if several and results and world.is_main:
-        print(f"\n{table([result[:2] for result in results], data.metrics)}")
-        *_, best = max(results, key=lambda result: result[1][data.metrics[0]])
-        if best is not None:
-            print(f"best run: {best}")
+        compare(results, data.metrics)
     return code
 
 

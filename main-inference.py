@@ -3,17 +3,15 @@ import argparse
 import os
 import signal
 import sys
-from contextlib import nullcontext
-from itertools import chain, islice
 from pathlib import Path
 
 import trainer.openmp  # noqa: F401 (before torch)
 from tqdm import tqdm
 
 from albert import ModelError, checkpoint_folder, pipeline
-from data.asking import (WRITERS, answer_names, argument_rows, check_output, fields_of, file_rows, finished, has_lines,
-                         names_a_file, rows_after, write_array, write_table)
+from data.asking import argument_rows, fields_of, file_rows, has_lines, names_a_file
 from data.errors import DataError
+from data.output import WRITERS, Output, check_output, write_table
 from trainer import machine
 from trainer.command import leave_with
 
@@ -106,23 +104,10 @@ def answer_all(args, ask):
     rows = file_rows(source, ask.inputs, args.text, args.text_pair, "entities" in ask.columns) if args.from_file else \
         argument_rows(args.inputs, ask.inputs)
     fields = fields_of(source, ask.inputs) if args.from_file else ask.inputs
-    names = answer_names(ask.columns, fields)
-    header = [*fields, *names.values()]
-    done, end, last = finished(args.output, header, ask.config.hidden_size) if args.append else (0, 0, b"")
-    answers = answered(ask, tqdm(rows_after(rows, done, last, args.output, fields), unit="row", initial=done, leave=False,
-                                 dynamic_ncols=True,
-                                 disable=args.tqdm_off or not args.from_file or not sys.stderr.isatty()), done)
-    answers = chain(list(islice(answers, 1)), answers)               # the first one's faults come before any file is made
-    if args.output and args.output.suffix == ".npy":
-        write_array(args.output, answers, ask.config.hidden_size, done)
-        return 0
-    answers = ((kept, {names[name]: value for name, value in answer.items()}) for kept, answer in answers)
-    if args.append and args.output.exists():
-        os.truncate(args.output, end)                                # what is half-written
-    kind = args.output.suffix[1:] if args.output else args.format or ("jsonl" if args.from_file else "table")
-    with open(args.output, "a" if args.append else "w", newline="", encoding="utf-8") if args.output else \
-            nullcontext(sys.stdout) as file:
-        WRITERS[kind](file, answers, header, begun=end > 0)
+    output = Output(args.output, args.append, fields, ask.columns, ask.config.hidden_size)
+    bar = tqdm(output.left(rows), unit="row", initial=output.done, leave=False, dynamic_ncols=True,
+               disable=args.tqdm_off or not args.from_file or not sys.stderr.isatty())
+    output.write(answered(ask, bar, output.done), args.format or ("jsonl" if args.from_file else "table"))
     return 0
 
 

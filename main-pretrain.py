@@ -13,18 +13,16 @@ from data import fast, native
 from data.sentences import check_language
 from data.sources import absolute, open_source
 from data.tokenizer import load_tokenizer, special_ids, vocabulary_size
-from data.tokenizer_training import MARKED_LANGUAGES
 from hps import HPS, SettingError, check, override
 from trainer import machine
-from trainer.command import (DEFAULT_CACHE, digest_of, how_to_resume, leave_with, parse, resume_auto, resumed_settings,
-                             where_it_runs)
+from trainer.command import digest_of, leave_with, parse, resume_auto, resumed_settings, stopped, where_it_runs
 from trainer.errors import RunError
 from trainer.initial import adapted_model, check_changes, check_vocabulary, new_model
 from trainer.loop import Trainer
-from trainer.pretraining import Pretraining
+from trainer.pretraining import Pretraining, vocabulary_remarks
 from trainer.profiling import estimate
 from trainer.results import finish_pretraining
-from trainer.run import begin, newest_checkpoint, open_run, run_config
+from trainer.run import begin, cache_of, newest_checkpoint, open_run
 
 # Flags that decide what is trained; they are kept in the run's config.json. The others say how this process runs.
 TRAINING_FLAGS = dict(model="base", data=None, text_field="text", documents="file", small=False, tokenizer=None,
@@ -43,11 +41,12 @@ def parse_arguments():
     parser.add_argument("--documents", help="what a document is in a .txt file: file, blank-line or line "
                                             "(default: file)")
     parser.add_argument("--small", action="store_true", help="read 1 %% of the data (at least 2 MB)")
-    parser.add_argument("--tokenizer", help="tokenizer.json, run folder, SentencePiece .model or BERT's vocab.txt (default: that of "
-                                            "--init-from, else train one)")
+    parser.add_argument("--tokenizer", help="tokenizer.json, run folder, SentencePiece .model or BERT's vocab.txt (default: "
+                                            "that of --init-from, else train one)")
     parser.add_argument("--init-from", metavar="CHECKPOINT",
-                        help="go on from a run folder, or a folder or hub name in the Hugging Face layout")
-    parser.add_argument("--preprocess", help="fast, or native: text to batches in plain Python, the same and slower "
+                        help="go on from a run folder, or a folder or hub name in the Hugging Face layout, by the "
+                             "recipe of --model")
+    parser.add_argument("--preprocess", help="fast, or native: text to batches in plain Python, slower "
                                              "(default: fast)")
     parser.add_argument("--dry-run", action="store_true", default=False,
                         help="build everything, say what the run would take, and stop")
@@ -60,7 +59,7 @@ def settings(args):
     if "data" in given:
         given["data"] = [absolute(name) for name in given["data"]]
     if args.resume not in (None, "auto"):
-        # the text may lie elsewhere now; `newest_of` compares it
+        # the text may lie elsewhere now; `newest_checkpoint` compares it
         flags, hps, keys = resumed_settings(args, ["pretrain"], TRAINING_FLAGS, given, ["data"],
                                             lambda flags: HPS["pretrain", flags.model], override)
         check(hps)
@@ -68,17 +67,13 @@ def settings(args):
         return flags, hps, keys
     flags = SimpleNamespace(**TRAINING_FLAGS | given)
     flags.data = flags.data or ["pydocs" if flags.model == "tiny" else "wikipedia"]
-    if flags.preprocess not in PIPELINES:
-        raise SettingError(f"--preprocess {flags.preprocess}: there are {', '.join(PIPELINES)}")
     hps = copy.copy(HPS["pretrain", flags.model])
     keys = override(hps, args.set)
     check(hps)
     check_language(hps.language)
     if flags.init_from:                                # its architecture counts, not that of --model
         check_changes(adopted(keys))
-    AlbertConfig.from_dict(vars(hps))                  # refuses an impossible architecture before the text is read
-    if hps.type_vocab_size < 2:
-        raise SettingError(f"type_vocab_size={hps.type_vocab_size}: pretraining needs 2, for two segments")
+    check_segments("--set", AlbertConfig.from_dict(vars(hps)))
     if "max_position_embeddings" in keys and hps.max_position_embeddings < hps.seq_len:
         raise SettingError(f"max_position_embeddings={hps.max_position_embeddings} is below seq_len={hps.seq_len}")
     hps.max_position_embeddings = max(hps.max_position_embeddings, hps.seq_len)
@@ -97,40 +92,30 @@ def checkpoint_to_begin_with(args, flags):
     start = checkpoint_folder(flags.init_from)
     config = read_config(start)
     check_vocabulary(start, config, load_tokenizer(start))
-    if config.type_vocab_size < 2:
-        raise RunError(f"{start}: type_vocab_size={config.type_vocab_size}: pretraining needs 2, for two segments")
+    check_segments(start, config)
     return start
+
+
+def check_segments(place, config):
+    if config.type_vocab_size < 2:
+        raise RunError(f"{place}: type_vocab_size={config.type_vocab_size}: pretraining needs 2, for two segments")
 
 
 def prepared_text(args, flags, hps, keys, start, world):
     """The token store and the tokenizer; ``hps`` takes the latter's numbers over."""
+    if flags.preprocess not in PIPELINES:
+        raise SettingError(f"--preprocess {flags.preprocess}: there are {', '.join(PIPELINES)}")
     source = open_source(flags.data, text_field=flags.text_field, documents=flags.documents, small=flags.small)
-    if world.is_main and source.left_out:
-        kinds = ", ".join(f"{count} {suffix}" for suffix, count in source.left_out.most_common(5))
-        print(f"{source.name}: files of no known kind are left out: {kinds}", flush=True)
+    world.print(*source.remarks())
     given = flags.tokenizer or start
     store, tokenizer = PIPELINES[flags.preprocess].prepare(
-        source, args.cache_dir or DEFAULT_CACHE, tokenizer=given, kind=hps.tokenizer_kind, vocab_size=hps.vocab_size,
+        source, cache_of(args), tokenizer=given, kind=hps.tokenizer_kind, vocab_size=hps.vocab_size,
         language=hps.language, lower_case=hps.lower_case, strip_accents=hps.strip_accents,
         num_workers=torch.get_num_threads(), progress=world.is_main and not args.tqdm_off, announce=world.is_main, world=world)
-    size = vocabulary_size(tokenizer)
-    if world.is_main and given and not args.resume:
-        for key in keys:
-            if key in ("lower_case", "strip_accents") or key == "vocab_size" and hps.vocab_size != size:
-                print(f"{key}={getattr(hps, key)} is not used: {given} has its own {size:,} pieces")
-    if world.is_main and not given and hps.language in MARKED_LANGUAGES and hps.strip_accents and "strip_accents" not in keys:
-        print(f"language={hps.language}: without its marks words look alike (in Korean syllables fall into letters); --set "
-              "strip_accents=false keeps them")
-    hps.vocab_size, hps.pad_token_id = size, special_ids(tokenizer).pad
+    if not args.resume:
+        world.print(*vocabulary_remarks(hps, keys, given, vocabulary_size(tokenizer)))
+    hps.vocab_size, hps.pad_token_id = vocabulary_size(tokenizer), special_ids(tokenizer).pad
     return store, tokenizer
-
-
-def newest_of(run, store):
-    """Path and state of the newest good checkpoint of a run that was trained on this store."""
-    if run_config(run).get("text_sha256") != store.meta["text_sha256"]:
-        raise RunError(f"--resume {run}: the text, or its cut into sentences, has changed since the run began; "
-                       "name the old text by --data, or start a new run without --resume")
-    return newest_checkpoint(run)
 
 
 def main():
@@ -145,37 +130,30 @@ def main():
     store, tokenizer = prepared_text(args, flags, hps, keys, start, world)
     path = state = None
     if args.resume:
-        path, state = world.from_main(lambda: newest_of(args.resume, store))
+        path, state = world.from_main(lambda: newest_checkpoint(args.resume, "text_sha256", store.meta["text_sha256"]))
         model, changes = AlbertForPretraining.from_pretrained(path), []
     elif start:
         model, changes = adapted_model(start, tokenizer, hps, adopted(keys))
     else:
         model, changes = new_model(hps), []
     task = Pretraining(store, tokenizer, hps, world, PIPELINES[flags.preprocess])
-    trainer = Trainer(task, model, tokenizer, hps, world, args.tqdm_off or not world.is_main, args.profile)
-    if world.is_main:
-        print(*(f"{line}\n" for line in task.remarks()), sep="", end="")
+    trainer = Trainer(task, model, tokenizer, hps, world, args.tqdm_off, args.profile)
+    world.print(*task.remarks())
     if args.dry_run:
-        lines = estimate(trainer, task.train.plan(0).length)
-        if world.is_main:
-            print(*lines, sep="\n")
+        world.print(*estimate(trainer, task.train.plan(0).length))
         return 0
     if args.resume:
         trainer.restore(path, state)
     run = open_run(args, "pretrain", {
-        "task": "pretrain", **vars(flags), **vars(hps), "text_sha256": store.meta["text_sha256"],
-        "cache_dir": str(store.path.parent.absolute()), "cpu": args.cpu, "asked": asked}, trainer, state)
-    if world.is_main:
-        parameters = sum(p.numel() for p in model.parameters())
-        print(*(f"{flags.init_from}: {line}\n" for line in changes), sep="", end="")
-        print(f"{flags.init_from or flags.model}: {parameters:,} parameters, {len(task.train.plan(0).label):,} sequences an "
-              f"epoch, {where_it_runs(trainer, run)}", flush=True)
+        "task": "pretrain", **vars(flags), **vars(hps), "text_sha256": store.meta["text_sha256"], "asked": asked},
+        trainer, state)
+    world.print(*(f"{flags.init_from}: {line}" for line in changes),
+                f"{flags.init_from or flags.model}: {sum(p.numel() for p in model.parameters()):,} parameters, "
+                f"{len(task.train.plan(0).label):,} sequences an epoch, {where_it_runs(trainer, run)}")
     with closing(run):
         scores = trainer.fit(run)
     if trainer.stopped:
-        if world.is_main and run.path is not None:
-            print(how_to_resume(trainer, run))
-        return 128 + trainer.stopped
+        return stopped(trainer, run)
     if world.is_main:
         finish_pretraining(trainer, run, scores, flags.model)
     return 0

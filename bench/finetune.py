@@ -128,7 +128,7 @@ class Setup:
         hps.max_steps = settings.get("max_steps") or TASKS[name][1] * -(-len(train) // hps.batch_size)
         hps.warmup_steps = int(hps.warmup_share * hps.max_steps)
         self.world = distributed.World(0, 1, torch.device("cpu"))
-        self.task = KINDS[self.data.kind][1](self.data, train, dev, hps, self.world)
+        self.task = KINDS[self.data.kind].task(self.data, train, dev, hps, self.world)
 
     def ours(self, checkpoint=None):
         """A Trainer of our model."""
@@ -136,7 +136,7 @@ class Setup:
         if self.data.labels:
             kind["num_labels"] = len(self.data.labels)
         dropout = {name: getattr(self.hps, name) for name in DROPOUTS}
-        model = KINDS[self.data.kind][0].from_pretrained(checkpoint or self.args.checkpoint, **kind, **dropout)
+        model = KINDS[self.data.kind].model.from_pretrained(checkpoint or self.args.checkpoint, **kind, **dropout)
         return Trainer(self.task, model, self.tokenizer, self.hps, self.world, quiet=True)
 
     def peer(self):

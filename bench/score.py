@@ -24,10 +24,10 @@ from data.examples import NO_LABEL
 from data.sources import open_source
 from data.store import prepare
 from trainer import distributed, machine
-from trainer.command import DEFAULT_CACHE, leave_with
+from trainer.command import leave_with
 from trainer.errors import RunError
 from trainer.pretraining import Pretraining
-from trainer.run import run_config
+from trainer.run import DEFAULT_CACHE, run_config
 
 DISCOUNT = 0.75        # absolute discounting of the bigram counts
 

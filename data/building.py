@@ -1,13 +1,28 @@
-"""Folders of a cache that are whole or not there, and made by one of several processes at once."""
+"""Files and folders that are whole or not there; those of a cache are made by one of several processes at once."""
 import contextlib
 import errno
 import fcntl
 import hashlib
+import os
 import shutil
 import uuid
 from pathlib import Path
 
 from data.errors import DataError
+
+
+@contextlib.contextmanager
+def whole(path: Path):
+    """A temporary path beside `path` to write to, which then takes its name: `path` is old or new, never half."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.unlink(missing_ok=True)                    # a link would be written through
+    try:
+        yield temporary
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

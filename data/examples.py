@@ -32,7 +32,7 @@ class Plan(NamedTuple):
 class PretrainingExamples:
     """The samples of some documents of a token store, for any epoch.
 
-    ``documents`` are the store's documents to use; ``specials`` has the ids ``pad unk cls sep mask``;
+    ``documents`` are the store's documents to use, ascending; ``specials`` has the ids ``pad unk cls sep mask``;
     ``word_starts`` (V,) is true for pieces that begin a word.
     """
 

@@ -2,7 +2,6 @@
 
 Shapes: B examples, C choices (multiple choice only), T tokens of the longest row.
 """
-import contextlib
 import hashlib
 import json
 import os
@@ -14,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer
 
+from data.building import whole
 from data.errors import DataError
 from data.examples import NO_LABEL
 from data.tokenizer import UNKNOWN_SHARE, special_ids
@@ -224,17 +224,12 @@ def _packed(**columns):
 def _write(path, made, notes):
     arrays = {f"{group}/{name}": array for group in ("tokens", "targets", "spans")
               for name, array in getattr(made, group).items()}
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
+        with whole(path) as temporary, open(temporary, "wb") as file:
             np.savez(file, offsets=made.offsets, numbers=[made.choices, made.pad], notes=np.array(notes, str), **arrays)
-        os.replace(temporary, path)
     except OSError as error:
         raise DataError(f"--cache-dir {path.parent}: {error.strerror}") from None
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
 
 
 def _read(path):

@@ -1,9 +1,11 @@
 """Local text files read as a stream of paragraphs, faults named by file, line and byte."""
 
 import csv
+import difflib
 import gzip
 import io
 import json
+import os
 import re
 import zlib
 from collections.abc import Iterable, Iterator
@@ -245,6 +247,14 @@ def last_character(block: bytes) -> int:
     while start > len(block) - 4 and block[start] & 0xC0 == 0x80:
         start -= 1
     return start
+
+
+def nearest(path: Path) -> str:
+    """A hint at the existing entry whose name resembles the first missing component of `path` the most."""
+    while not path.parent.is_dir():
+        path = path.parent
+    close = difflib.get_close_matches(path.name, sorted(os.listdir(path.parent)), n=1, cutoff=0.5)
+    return f" (nearest: {path.parent / close[0]})" if close else ""
 
 
 def first_line(error: Exception) -> str:

@@ -1,6 +1,5 @@
 """Where text comes from: local files, hub datasets and Python's own documentation, as one stream."""
 
-import difflib
 import glob
 import math
 import os
@@ -10,7 +9,7 @@ from pathlib import Path
 
 from data import pydocs
 from data.errors import DataError
-from data.files import SUFFIXES, LocalFile, Paragraphs, column_texts, row_paragraphs
+from data.files import SUFFIXES, LocalFile, Paragraphs, column_texts, nearest, row_paragraphs
 from data.hub import load_split
 
 DOCUMENTS = ("file", "blank-line", "line")
@@ -78,6 +77,11 @@ class Source:
     def fingerprint(self) -> dict:
         """Everything that decides the text, ready for JSON."""
         return {"small": self.small, "parts": [part.fingerprint() for part in self.parts]}
+
+    def remarks(self) -> list[str]:
+        """Lines on what is not read."""
+        kinds = ", ".join(f"{count} {suffix}" for suffix, count in self.left_out.most_common(5))
+        return [f"{self.name}: files of no known kind are left out: {kinds}"] if kinds else []
 
     def paragraphs(self) -> Paragraphs:
         """Yields (starts_document, paragraph): not empty, each run of white space one blank, at most 100,000
@@ -204,11 +208,3 @@ def local_files(name: str) -> tuple[list[Path], Counter]:
     if not any(file.stat().st_size for file in found):
         raise DataError(f"{name}: empty (0 bytes)")
     return found, Counter(file.suffix or file.name for file in others)
-
-
-def nearest(path: Path) -> str:
-    """A hint at the existing entry whose name resembles the first missing component of `path` the most."""
-    while not path.parent.is_dir():
-        path = path.parent
-    close = difflib.get_close_matches(path.name, sorted(os.listdir(path.parent)), n=1, cutoff=0.5)
-    return f" (nearest: {path.parent / close[0]})" if close else ""

@@ -37,35 +37,24 @@ class Store:
     document_offsets: (D + 1,) int64, each document's first sentence, then S; no document is empty.
     """
 
-    def __init__(self, path: Path, meta: dict):
-        self.path, self.meta = path, meta
-        self.num_tokens, self.num_sentences, self.num_documents = (
-            meta[f"num_{what}"] for what in ("tokens", "sentences", "documents"))
-        self.tokens = self._map("tokens", meta["token_dtype"], self.num_tokens)
-        self.sentence_offsets = self._map("sentence_offsets", "<i8", self.num_sentences + 1)
-        self.document_offsets = self._map("document_offsets", "<i8", self.num_documents + 1)
+    def __init__(self, path):
+        """Map the store in the folder `path`; DataError where there is none or it is damaged."""
+        self.path = Path(path)
+        try:
+            self.meta = meta = json.loads((self.path / "meta.json").read_text(encoding="utf-8"))
+            self.num_tokens, self.num_sentences, self.num_documents = (
+                meta[f"num_{what}"] for what in ("tokens", "sentences", "documents"))
+            self.tokens = self._map("tokens", meta["token_dtype"], self.num_tokens)
+            self.sentence_offsets = self._map("sentence_offsets", "<i8", self.num_sentences + 1)
+            self.document_offsets = self._map("document_offsets", "<i8", self.num_documents + 1)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{path}: no readable token store ({error}); delete it and it is built again") from None
 
     def _map(self, name: str, dtype: str, length: int) -> np.memmap:
         file = self.path / f"{name}.bin"
         if not file.is_file() or file.stat().st_size != length * np.dtype(dtype).itemsize:
-            raise DataError(f"{file}: not the {length:,} entries that meta.json says; delete {self.path} "
-                            "and it is built again")
+            raise ValueError(f"{file.name} has not the {length:,} entries that meta.json says")
         return np.memmap(file, dtype, mode="r")
-
-    @staticmethod
-    def open(path) -> "Store":
-        """Map the store in the folder `path`; DataError where there is none or it is damaged."""
-        path = Path(path)
-        try:
-            meta = json.loads((path / "meta.json").read_text(encoding="utf-8"))
-            if meta["format"] != FORMAT:
-                raise DataError(f"{path}: a token store of format {meta['format']}, not {FORMAT}; delete it "
-                                "and it is built again")
-            return Store(path, meta)
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            if isinstance(error, DataError):
-                raise
-            raise DataError(f"{path}: no readable token store ({type(error).__name__}: {error})") from None
 
 
 def prepare(source, cache_dir, *, tokenizer: str | None, kind: str, vocab_size: int,
@@ -117,7 +106,7 @@ def prepare(source, cache_dir, *, tokenizer: str | None, kind: str, vocab_size: 
                 publish(folder, path, _open_whole)
         world.barrier()
     _seen(path, cache_dir, world)
-    store = Store.open(path)
+    store = Store(path)
     if announce:
         print(f"{source.name}: {store.num_documents:,} documents, {store.num_sentences:,} sentences, "
               f"{store.num_tokens:,} tokens of {store.meta['vocab_size']:,} pieces"
@@ -195,6 +184,6 @@ def _write_store(blocks: Iterable[EncodedBlock], folder: Path, meta: dict, cache
 def _open_whole(path: Path) -> Store | None:
     """The store at `path`, or None where there is none, or one that lost a part and must be built again."""
     try:
-        return Store.open(path)
+        return Store(path)
     except DataError:
         return None

@@ -8,8 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from data.errors import DataError
-from data.files import LocalFile, check_commas, check_once, first_line, json_row
-from data.sources import nearest
+from data.files import LocalFile, check_commas, check_once, first_line, json_row, nearest
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
 

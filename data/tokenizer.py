@@ -3,7 +3,6 @@
 All of them are `tokenizers.Tokenizer`; a folder that `save_tokenizer` wrote opens in Transformers too.
 """
 import json
-import os
 import re
 import string
 import unicodedata
@@ -15,6 +14,7 @@ import numpy as np
 from tokenizers import (AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers,
                         processors)
 
+from data.building import whole
 from data.errors import DataError
 from data.sentences import JOINERS, WITHOUT_BLANKS
 
@@ -85,20 +85,10 @@ def save_tokenizer(tokenizer: Tokenizer, folder, positions: int | None = None) -
         "clean_up_tokenization_spaces": False,
         **({"model_max_length": positions} if positions else {}),
     }
-    _write(folder / "tokenizer.json", tokenizer.to_str(pretty=True))
-    _write(folder / "tokenizer_config.json", json.dumps(config, indent=2, ensure_ascii=False) + "\n")
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    for name, text in (("tokenizer.json", tokenizer.to_str(pretty=True)),
+                       ("tokenizer_config.json", json.dumps(config, indent=2, ensure_ascii=False) + "\n")):
+        with whole(folder / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")
 
 
 def special_ids(tokenizer: Tokenizer) -> SimpleNamespace:

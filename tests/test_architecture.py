@@ -37,7 +37,7 @@ def test_albert_needs_little():
 
 
 def test_native_pipeline_needs_the_standard_library_and_numpy():
-    """Of our own it uses the splitting of sentences, the folders of the cache and the class of errors, which need no more;
+    """Of our own it uses the splitting of sentences, which needs sentencex, the folders of the cache and the class of errors;
     text files are opened by the script."""
     allowed = {"numpy"} | sys.stdlib_module_names
     for path in (ROOT / "data" / "native").rglob("*.py"):

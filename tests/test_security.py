@@ -204,7 +204,7 @@ def test_a_zip_with_paths_is_not_unpacked(model, tmp_path):
 @pytest.mark.parametrize("change", [
     {"data": 5}, {"data": {"a": 1}}, {"model": []}, {"model": "__import__('os')"}, {"batch_size": "abc"},
     {"batch_size": 10 ** 30}, {"learning_rate": "1"}, {"optimizer": {"a": 1}}, {"seed": []}, {"whole_words": 3},
-    {"cache_dir": 5}, {"cpu": "yes"}, None])
+    {"cache_dir": 5}, {"cpu": "yes"}, {"eval_every": "abc"}, {"preprocess": "none"}, None])
 def test_a_hostile_run(run, tmp_path, pretrain, change):
     copy = tmp_path / "run"
     shutil.copytree(run, copy)
@@ -216,7 +216,7 @@ def test_a_hostile_run(run, tmp_path, pretrain, change):
 @pytest.mark.parametrize("change", [
     {"step": "4"}, {"position": 5}, {"position": {"epoch": -1, "sample": "x"}}, {"tokens": None}, {"window": 3},
     {"best": {"step": None, "score": "abc"}}, {"scaler": []}, DEEP, "5", {"window": {"mlm_loss": 10 ** 400}},
-    {"position": {}}, {"position": {"epoch": 0, "sample": 10 ** 15}}, {"scaler": {"scale": "5"}},
+    {"position": {}}, {"position": {"epoch": 0, "sample": 10 ** 15}}, {"scaler": {"scale": "5"}}, {"scaler": {}},
     {"best": {"step": "x", "score": 1.0}}])
 def test_a_hostile_state(run, tmp_path, pretrain, change):
     copy = tmp_path / "run"

@@ -270,7 +270,7 @@ def test_truncated_store_is_built_again(tokenizer_folder, tmp_path):
     for name in ("tokens.bin", "document_offsets.bin", "meta.json"):
         os.truncate(store.path / name, 10)
         with pytest.raises(DataError, match=str(store.path)):
-            Store.open(store.path)
+            Store(store.path)
         assert files(build(corpus(), tmp_path, tokenizer_folder)[0]) == whole
 
 

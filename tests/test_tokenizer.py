@@ -478,7 +478,7 @@ def test_interrupted_save_leaves_the_old(trained, tmp_path, monkeypatch):
     def full(_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("data.tokenizer.os.fsync", full)
+    monkeypatch.setattr("data.building.os.fsync", full)
     with pytest.raises(OSError):
         save_tokenizer(trained[1], tmp_path)
     assert hashlib.sha256((tmp_path / "tokenizer.json").read_bytes()).digest() == before

@@ -1,4 +1,4 @@
-"""Answers from span logits, and SQuAD's exact match and F1 (its evaluate-v1.1.py and evaluate-v2.0.py)."""
+"""SQuAD's exact match and F1 (its evaluate-v1.1.py and evaluate-v2.0.py), and the best threshold of no answer."""
 import re
 import string
 from collections import Counter

@@ -92,8 +92,8 @@ def verified_state(path):
             raise ValueError
         if path.name != f"step-{state['step']:07d}":
             raise ValueError
-        for value in (*state["window"].values(), state["best"]["score"], state["best"].get("loss", 0.0),
-                      *state["scaler"].values()):
+        for value in (*state["window"].values(), state["best"]["score"], state["best"]["loss"], state["scaler"]["scale"],
+                      state["scaler"]["good"]):
             if not isinstance(value, (int, float)):
                 raise ValueError
             float(value)

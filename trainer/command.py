@@ -16,9 +16,8 @@ from albert.pretrained import checkpoint_folder
 from data.errors import DataError
 from trainer import checkpoints, distributed
 from trainer.errors import RunError
-from trainer.run import launch, run_config, settings_of
+from trainer.run import DEFAULT_CACHE, launch, run_config, settings_of
 
-DEFAULT_CACHE = "~/.cache/albert"
 # Keys that change nothing of what is learned (`compile` the draws of dropout alone): a resumed run may go on with others.
 PROCESS_KEYS = ("num_workers", "log_every", "save_every", "keep_checkpoints", "compile", "activation_checkpointing")
 _DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.ESTALE, errno.EACCES, errno.EPERM,
@@ -110,8 +109,7 @@ def resume_auto(args, world, task, digest):
         return False
     args.resume = world.from_main(lambda: _unfinished(args.runs_dir, task, digest))
     if args.resume and (Path(args.resume) / "metrics.json").exists():
-        if world.is_main:
-            print(f"{args.resume}: finished before a process died; nothing is left to do", flush=True)
+        world.print(f"{args.resume}: finished before a process died; nothing is left to do")
         sys.exit(0)
     if args.resume:
         args.set = [setting for setting in args.set if setting.partition("=")[0] in PROCESS_KEYS]
@@ -154,10 +152,12 @@ def how_to_call(script=None):
     return shlex.join(["python" if os.path.isabs(python) else python, called])
 
 
-def how_to_resume(trainer, run):
-    """The words after a stop; ``run`` is None for one of several, all of which the same command goes on with."""
-    flags = ["--resume", str(run.path)] if run else sys.argv[1:] + ["--resume", "auto"] * ("--resume" not in sys.argv)
-    return f"stopped at step {trainer.step}; go on with\n  {how_to_call()} {shlex.join(flags)}"
+def stopped(trainer, run, several=False):
+    """Say how to go on with a run that a signal has ended, or with all of ``several``; returns the script's exit code."""
+    flags = sys.argv[1:] + ["--resume", "auto"] * ("--resume" not in sys.argv) if several else ["--resume", str(run.path)]
+    if run.path is not None:
+        trainer.world.print(f"stopped at step {trainer.step}; go on with\n  {how_to_call()} {shlex.join(flags)}")
+    return 128 + trainer.stopped
 
 
 def where_it_runs(trainer, run):

@@ -25,6 +25,11 @@ class World:
     def is_main(self):
         return self.rank == 0
 
+    def print(self, *lines):
+        """Print lines, where there are any, in process 0 alone."""
+        if self.is_main and lines:
+            print(*lines, sep="\n", flush=True)
+
     def sum(self, values):
         """Sums of a list of numbers over all processes: float64, so that token counts stay exact."""
         values = list(values)

@@ -13,8 +13,9 @@ def plan_steps(hps, examples, keys=()):
     """Fill in the numbers of updates that depend on how many examples there are. ``max_epochs`` caps ``max_steps``, unless
     the latter alone is among the ``keys`` that a user has set."""
     epoch = -(-examples // hps.batch_size)
-    if not hps.max_steps or "max_epochs" in keys or "max_steps" not in keys:
-        hps.max_steps = min(hps.max_steps or hps.max_epochs * epoch, hps.max_epochs * epoch)
+    if "max_epochs" in keys or "max_steps" not in keys:
+        most = hps.max_epochs * epoch
+        hps.max_steps = min(hps.max_steps or most, most)
     if hps.warmup_steps is None:
         hps.warmup_steps = int(hps.warmup_share * hps.max_steps)
     hps.eval_every = hps.eval_every or max(epoch // 4, 1)
@@ -37,7 +38,6 @@ class Finetuning:
     def __init__(self, data, train, dev, hps, world):
         """data: the `TaskData`; train, dev: its `Features`."""
         self.data, self.train, self.dev, self.hps, self.world = data, train, dev, hps, world
-        self.check_options(data.kind, hps)
 
     @classmethod
     def check_options(cls, kind, hps):

@@ -6,13 +6,14 @@ import torch
 from albert import AlbertConfig, AlbertForPretraining
 from albert.errors import ModelError
 from albert.extend import extend_positions, replace_vocabulary, switch_attention
-from albert.pretrained import CHANGEABLE, checkpoint_folder, read_config
+from albert.pretrained import CHANGEABLE, read_config
 from data import draws
 from data.tokenizer import load_tokenizer, special_ids, vocabulary_size
 
 _ATTENTION = ("attention", "conv_kernel_size", "num_landmarks", "pinv_iterations", "pinv_init", "num_features",
               "attention_window", "block_size", "blocks_per_row")
 _ARCHITECTURE = {field.name for field in fields(AlbertConfig)}
+_DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout_prob")
 
 
 def check_changes(keys):
@@ -29,14 +30,25 @@ def new_model(hps):
     return AlbertForPretraining(AlbertConfig.from_dict(vars(hps)))
 
 
-def adapted_model(path, tokenizer, hps, changed, model_class=AlbertForPretraining, **labels):
-    """The checkpoint ``path`` made ready to go on under ``hps``: (model, lines that say what was changed).
+def model_to_finetune(folder, hps, keys, model_class, labels):
+    """(tokenizer, model, lines that say what was changed) of the checkpoint in ``folder`` for a task with these ``labels``,
+    under ``hps`` of which the user has set ``keys``; see `adapted_model`. Dropout is that of ``hps``, and ``seq_len``, where it
+    is not set, at most what the checkpoint has positions for."""
+    tokenizer, config = load_tokenizer(folder), read_config(folder)
+    check_vocabulary(folder, config, tokenizer)
+    if "seq_len" not in keys:
+        hps.seq_len = min(hps.seq_len, config.max_position_embeddings)
+    changed = [*keys, *(key for key in _DROPOUTS if getattr(hps, key) != getattr(config, key))]
+    return tokenizer, *adapted_model(folder, tokenizer, hps, changed, model_class, **labels)
+
+
+def adapted_model(folder, tokenizer, hps, changed, model_class=AlbertForPretraining, **labels):
+    """The checkpoint in ``folder`` made ready to go on under ``hps``: (model, lines that say what was changed).
 
     The architecture is the checkpoint's, but for the keys ``changed`` on the command line; ``hps`` takes it over.
     Positions are added for a longer ``seq_len``; under another tokenizer the embeddings of shared pieces are kept.
     ``labels``: configuration keys of a task's classes. ``changed`` has passed `check_changes`.
     """
-    folder = checkpoint_folder(path)
     changes = {key: getattr(hps, key) for key in changed if key in _ARCHITECTURE}
     attention = {key: changes.pop(key) for key in _ATTENTION if key in changes}
     known, positions = read_config(folder), changes.pop("max_position_embeddings", None)
@@ -82,9 +94,9 @@ def freeze(model, what):
         part.requires_grad_(False)
 
 
-def check_vocabulary(path, config, tokenizer):
+def check_vocabulary(folder, config, tokenizer):
     """Raise ModelError where a checkpoint's tokenizer is not the one of its embeddings."""
     size = vocabulary_size(tokenizer)
     if not size <= config.vocab_size < size + 128:          # some models pad their embeddings to a round number
-        raise ModelError(f"{path}: its tokenizer has {size} tokens, but its config.json says "
+        raise ModelError(f"{folder}: its tokenizer has {size} tokens, but its config.json says "
                          f"vocab_size={config.vocab_size}")

@@ -39,20 +39,18 @@ class Trainer:
         self.model, self.profile = model.to(world.device), profile if world.is_main else 0
         self.params = [p for p in model.parameters() if p.requires_grad]
         self.dtype = world.gather([autocast_dtype(hps.precision, world.device)])[0]       # machines may differ
-        if world.is_main and self.dtype == torch.bfloat16 and not multiplies_bf16(world.device):
-            print("precision=bf16: this machine has no instructions for it, float32 is many times faster here; "
-                  "--set precision=auto takes what is best", flush=True)
-        if world.is_main and (parts := -(-hps.batch_size // hps.micro_batch_size)) < world.size:
-            print(f"batch_size={hps.batch_size} is {parts} micro-batches of {hps.micro_batch_size}, for {world.size} processes: "
-                  "the others wait; a smaller --set micro_batch_size shares the work out", flush=True)
+        if self.dtype == torch.bfloat16 and not multiplies_bf16(world.device):
+            world.print("precision=bf16: this machine has no instructions for it, float32 is many times faster here; "
+                        "--set precision=auto takes what is best")
+        if (parts := -(-hps.batch_size // hps.micro_batch_size)) < world.size:
+            world.print(f"batch_size={hps.batch_size} is {parts} micro-batches of {hps.micro_batch_size}, for {world.size} "
+                        "processes: the others wait; a smaller --set micro_batch_size shares the work out")
         choose_attention_backend(self.dtype, world.device, hps.seq_len)
         self.optimizers = build_optimizers(model, hps)
         self.scaler = LossScaler(enabled=self.dtype == torch.float16)
         self.model.albert.encoder.activation_checkpointing = hps.activation_checkpointing
         if hps.compile:
-            line = compile_blocks(self.model, hps.seq_len, world.device)
-            if world.is_main:
-                print(line, flush=True)
+            world.print(compile_blocks(self.model, hps.seq_len, world.device))
         elif hps.fused and world.device.type == "cpu":
             fuse(self.model, self.dtype or torch.float32)
         if world.device.type == "cuda" and hasattr(model, "mlm_head"):
@@ -61,13 +59,16 @@ class Trainer:
         self.best = {"step": None, "score": -math.inf, "loss": math.inf}
         self.window = {}               # sums since the last log line, over all processes
         self._recent = []              # (step, counts, sums, gradient norm) of updates that are not in the window yet
-        self._eval_batches = None
         self.stopped = 0               # the signal that ended the training early
         self._saved = None             # step of the newest checkpoint
 
     @cached_property
     def _peak_flops(self):
         return self.world.size * peak_flops(self.world.device, self.dtype)
+
+    @cached_property
+    def _eval_batches(self):
+        return self.task.evaluation()
 
     @property
     def precision(self):
@@ -79,8 +80,7 @@ class Trainer:
         self.scaler.load_state_dict(state["scaler"])
         self.step = self._saved = state["step"]
         self.tokens, self.position, self.window = state["tokens"], state["position"], state["window"]
-        self.best = {"step": state["best"]["step"], "score": float(state["best"]["score"]),
-                     "loss": float(state["best"].get("loss", math.inf))}
+        self.best = state["best"]
 
     def fit(self, run):
         """Train up to ``max_steps``, log and save in ``run``; returns the held-out scores, None where a signal
@@ -133,9 +133,10 @@ class Trainer:
         batches = [(number, moved(batch, device)) for number, batch in micro_batches]
         counted = [self.task.counts(batch) for _, batch in micro_batches]
         names = self.task.count_names
-        *totals, self.stopped = self.world.sum([*(sum(c[name] for c in counted) for name in names), received.signal])
+        *totals, received_anywhere = self.world.sum([*(sum(c[name] for c in counted) for name in names), received.signal])
         totals = dict(zip(names, totals))
-        self.stopped = self.stopped and (received.signal or signal.SIGTERM)      # that of this process, or another's
+        if received_anywhere:
+            self.stopped = received.signal or signal.SIGTERM                     # that of this process, or another's
         self.step += 1
         self.tokens += int(totals["tokens"])
 
@@ -175,7 +176,7 @@ class Trainer:
                              for name in names]) for _, _, sums, _ in self._recent]
         summed = self.world.sum(torch.stack(rows).flatten().tolist())
         for number, (step, totals, _, norm) in enumerate(self._recent):
-            row = dict(zip(names, summed[number * len(names):]))
+            row = dict(zip(names, summed[number * len(names):(number + 1) * len(names)]))
             if not all(map(math.isfinite, (*row.values(), float(norm)))):
                 if self.scaler.gives_up:
                     raise Diverged(self._diverged(step))
@@ -237,8 +238,6 @@ class Trainer:
     def evaluate(self):
         """Held-out scores, summed exactly over all processes: {"loss", "mlm_loss", "mlm_accuracy", ...}. Raises Diverged where
         the loss is not finite."""
-        if self._eval_batches is None:
-            self._eval_batches = self.task.evaluation()
         scores, outputs = self.predict(self._eval_batches)
         if not math.isfinite(scores.get("loss", 0.0)):
             raise Diverged(self._diverged(self.step))

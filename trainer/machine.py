@@ -36,7 +36,8 @@ def multiplies_bf16(device):
     """Whether the machine has instructions for bf16; without them a CPU is tens of times slower in it than in float32."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
-    return any(getattr(torch.cpu, f"_is_{name}_supported", bool)() for name in ("amx_tile", "avx512_bf16"))
+    checks = (getattr(torch.cpu, f"_is_{name}_supported", None) for name in ("amx_tile", "avx512_bf16"))
+    return any(check is not None and check() for check in checks)
 
 
 def autocast_dtype(precision, device):

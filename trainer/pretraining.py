@@ -12,6 +12,7 @@ from data import draws, fast
 from data.errors import DataError
 from data.examples import NO_LABEL
 from data.tokenizer import UNKNOWN_SHARE
+from data.tokenizer_training import MARKED_LANGUAGES
 from trainer.machine import end_with_parent
 from trainer.micro_batches import micro_batches, tensors
 from trainer.signals import ENDING
@@ -50,20 +51,16 @@ class Pretraining:
         labels = self.heldout.batch(0, self._evaluated())["mlm_labels"]
         self.heldout_labels, self.unigram_loss = len(labels), self._unigram_loss(labels)
 
-    def _document_tokens(self):
-        store = self.train.store
-        return np.diff(store.sentence_offsets[store.document_offsets])
-
     def remarks(self):
         """Lines about a text that will not do what its user may expect."""
-        hps, tokens, plan, lines = self.hps, self._document_tokens(), self.train.plan(0), []
+        hps, store, plan, lines = self.hps, self.train.store, self.train.plan(0), []
+        tokens = np.diff(store.sentence_offsets[store.document_offsets])                    # of each document
         if (median := np.median(tokens)) < hps.seq_len:
             lines.append(f"half of the documents have fewer than {median + 1:,.0f} tokens: many sequences stay shorter than "
                          f"seq_len={hps.seq_len}")
         if (share := tokens[self.heldout.documents].sum() / tokens.sum()) > max(2 * hps.heldout_fraction, 0.2):
             lines.append(f"{share:.0%} of the tokens are held out, for heldout_fraction={hps.heldout_fraction:g} of the "
                          "documents: they are few and of unequal length; cut long ones, or try another --documents")
-        store = self.train.store
         last, counts = np.unique(store.tokens[store.sentence_offsets[1:100_001] - 1], return_counts=True)
         share = np.average([_closes(self.tokenizer.id_to_token(int(token)) or " ") for token in last], weights=counts)
         if share < 0.7 and hps.language not in ("th", "lo"):
@@ -179,6 +176,18 @@ class Pretraining:
 def _closes(piece):
     """Whether a piece ends in a mark that a sentence may end in."""
     return unicodedata.category(piece[-1])[0] in "PS" and piece[-1] not in ",;-–—،、，"
+
+
+def vocabulary_remarks(hps, keys, given, size):
+    """Lines about the vocabulary, of ``size`` pieces and of the tokenizer ``given``, or trained on the text, where it is not
+    what the ``keys`` that were set ask for, or does not suit the language."""
+    if given:
+        return [f"{key}={getattr(hps, key)} is not used: {given} has its own {size:,} pieces" for key in keys
+                if key in ("lower_case", "strip_accents") or key == "vocab_size" and hps.vocab_size != size]
+    if hps.language in MARKED_LANGUAGES and hps.strip_accents and "strip_accents" not in keys:
+        return [f"language={hps.language}: without its marks words look alike (in Korean syllables fall into letters); "
+                "--set strip_accents=false keeps them"]
+    return []
 
 
 class _Updates(Dataset):

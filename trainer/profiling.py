@@ -42,8 +42,8 @@ def _report(profiler, count, device, path):
           "between them:")
     for row in rows[:5]:
         spent = getattr(row, where)
-        print(f"  {spent / total:6.1%}  {spent / 1000 / count:9.2f} ms and {row.count / count:6,.0f} calls an update  {row.key}",
-              flush=True)
+        print(f"  {spent / total:6.1%}  {spent / 1000 / count:9.2f} ms and {row.count / count:6,.0f} calls an update  "
+              f"{row.key}", flush=True)
 
 
 def estimate(trainer, lengths):

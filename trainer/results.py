@@ -26,8 +26,7 @@ def finish(trainer, run, task_name, test):
     if fault:
         best = trainer.best["step"] = trainer.step
         trainer.save(again=True)
-        if trainer.world.is_main:
-            print(f"passing over the best checkpoint, it is damaged: {fault}; step {best} is kept instead", flush=True)
+        trainer.world.print(f"passing over the best checkpoint, it is damaged: {fault}; step {best} is kept instead")
     else:
         trainer.model.load_state_dict(type(trainer.model).from_pretrained(path).state_dict())
     trainer.world.barrier()                      # before the first process deletes what another may still read
@@ -59,8 +58,8 @@ def finish(trainer, run, task_name, test):
     return scores
 
 
-def say(trainer, run, scores):
-    """Print the scores of a run and how to ask its model."""
+def report(trainer, run, scores):
+    """Print the scores of a fine-tuned run and how to ask its model."""
     print(f"\nbest of step {trainer.best['step']}: {trainer.task.summary(scores)}")
     if run.path is not None:
         files = ", ".join(["predictions.csv", *(f"{name}.tsv" for name in trainer.task.data.test)])
@@ -109,6 +108,14 @@ def table(results, metrics):
             cells.append(f"{f'{values.mean():.4f}{spread}':>19}")
         lines.append("  ".join([f"{setting:{width}}", f"{len(runs):4}", *cells]))
     return "\n".join(lines)
+
+
+def compare(results, metrics):
+    """Print the table of several runs, [(setting, scores, folder)], and which was the best."""
+    print(f"\n{table([result[:2] for result in results], metrics)}")
+    *_, best = max(results, key=lambda result: result[1][metrics[0]])
+    if best is not None:
+        print(f"best run: {best}")
 
 
 def finish_pretraining(trainer, run, scores, model_name):

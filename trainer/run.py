@@ -21,6 +21,7 @@ from data.tokenizer import save_tokenizer
 from trainer import checkpoints, distributed, machine
 from trainer.errors import RunError
 
+DEFAULT_CACHE = "~/.cache/albert"
 DRAW_EVERY = 10.0                 # seconds, at least, from one picture of the curves to the next
 
 
@@ -158,8 +159,12 @@ def _locked_log(path):
     return log
 
 
-def newest_checkpoint(path):
-    """Path and state of the newest good checkpoint of a run in which no other process is training."""
+def newest_checkpoint(path, key, digest):
+    """Path and state of the newest good checkpoint of a run in which no other process is training. RunError where its
+    config.json has not this ``digest`` of the data under ``key``."""
+    if run_config(path).get(key) != digest:
+        raise RunError(f"--resume {path}: the data has changed since the run began, or how it is read; name the old by "
+                       "--data, or start a new run without --resume")
     _locked_log(Path(path)).close()
     return checkpoints.newest(Path(path) / "checkpoints")
 
@@ -222,6 +227,11 @@ def begin(args):
     return world
 
 
+def cache_of(args):
+    """The folder of --cache-dir, absolute."""
+    return os.path.abspath(os.path.expanduser(args.cache_dir or DEFAULT_CACHE))
+
+
 def launch():
     """The id that torchrun gave to this launch and keeps when it restarts it (--rdzv-id, or drawn by --standalone); None
     without one."""
@@ -241,8 +251,8 @@ def check_parent(parent):
 
 def open_run(args, task, config, trainer, state):
     """The run that ``trainer`` writes: the one of --resume, cut to the step of the checkpoint with this ``state``; with
-    --no-save one without a folder; else a new folder ``runs-dir/task-<time>`` with ``config`` and the tokenizer. One
-    process makes it; the others learn its path."""
+    --no-save one without a folder; else a new folder ``runs-dir/task-<time>`` with the tokenizer and a config.json of
+    ``config`` and the flags that a resumed run goes on under. One process makes it; the others learn its path."""
     world = trainer.world
     if args.resume:
         run = Run(Path(args.resume), state["step"], world.is_main, args.log)
@@ -254,7 +264,7 @@ def open_run(args, task, config, trainer, state):
         return run
     if args.no_save:
         return Run(None)
-    config = {**config, "launch": launch(), "log": args.log}
+    config = {**config, "cpu": args.cpu, "cache_dir": cache_of(args), "log": args.log, "launch": launch()}
     path = world.from_main(lambda: _new_folder(args.runs_dir, task, config, machine.environment(world.device)))
     try:
         run = Run(path, writes=world.is_main, log=args.log)

@@ -40,4 +40,4 @@ class LossScaler:
         return {"scale": self.scale, "good": self.good}
 
     def load_state_dict(self, state):
-        self.scale, self.good = state.get("scale", self.scale), state.get("good", 0)
+        self.scale, self.good = state["scale"], state["good"]

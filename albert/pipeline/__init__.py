@@ -8,8 +8,8 @@ is a text or, for the tasks of several texts, a tuple of them. A single text tha
 that it was fine-tuned on, is read in windows that overlap by a quarter (a context in one every `doc_stride` tokens); "windows"
 says in how many. Of two texts the longer one is cut, and "cut" says so. An empty input is answered by an empty dictionary.
 """
+import inspect
 import logging
-import re
 from pathlib import Path
 
 import torch
@@ -54,12 +54,9 @@ def pipeline(task: str | None, checkpoint, device: str | None = None, precision:
         torch.zeros((), device=device).item()                    # one that is there and computes
     except (RuntimeError, AssertionError, TypeError) as error:
         raise ModelError(f"device={device}: {str(error).splitlines()[0]}") from None
-    try:
-        made = TASKS[task](folder, config, device, dtypes[precision], **options)
-    except TypeError as error:
-        if "unexpected keyword" not in str(error):
-            raise
-        raise ModelError(f"task {task}: no option " + re.search("'.*?'", str(error))[0]) from None
+    if unknown := sorted(options.keys() - inspect.signature(TASKS[task].set).parameters):
+        raise ModelError(f"task {task}: no option '{unknown[0]}'")
+    made = TASKS[task](folder, config, device, dtypes[precision], **options)
     if quantize:
         _to_int8(made.model)
     return made

@@ -55,7 +55,7 @@ class FillMask(Pipeline):
         found = {}                      # place in the text → (tokens to the nearer end of the window, predictions)
         for window, (indices, values) in windows:
             for place, tokens, probabilities in zip(window["masks"], indices.tolist(), values.tolist()):
-                centrality = min(place, len(window["ids"]) - place)
+                centrality = min(place, len(window["ids"]) - 1 - place)
                 start, end = window["offsets"][place - 1]
                 marked = text[start:end]                      # some tokenizers count the blanks around it in
                 key = start + len(marked) - len(marked.lstrip()), end - len(marked) + len(marked.rstrip())
@@ -109,7 +109,8 @@ class Embed(Pipeline):
         self.pooling, self.normalize = pooling, normalize
 
     def load(self):
-        return self._load_for(*["pooler"] * (self.pooling == "pooled"), otherwise=": leave pooling at mean")
+        parts = ("pooler",) if self.pooling == "pooled" else ()
+        return self._load_for(*parts, otherwise=": leave pooling at mean")
 
     def read(self, batch, ids, types, mask):
         if self.pooling == "pooled":

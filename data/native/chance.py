@@ -15,10 +15,10 @@ def key(*parts) -> int:
 
 def bits(key: int, index: int) -> int:
     """The 64 random bits numbered ``index`` under ``key``."""
-    z = key + (index + 1) * _GOLDEN & _MASK
-    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 & _MASK
-    z = (z ^ z >> 27) * 0x94D049BB133111EB & _MASK
-    return z ^ z >> 31
+    z = (key + (index + 1) * _GOLDEN) & _MASK
+    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & _MASK
+    return z ^ (z >> 31)
 
 
 def uniform(bits: int) -> float:

@@ -33,7 +33,7 @@ def find_prefix(trie: tuple[int, ...], text: bytes) -> int | None:
 
 
 def _distance(unit: int) -> int:
-    return unit >> 10 << ((unit & 1 << 9) >> 6)
+    return (unit >> 10) << (8 if unit & (1 << 9) else 0)
 
 
 def replace_by_charsmap(text: str, trie: tuple[int, ...], replacements: bytes) -> str:

@@ -185,7 +185,7 @@ class PretrainingExamples:
         kind = uniform(draw)
         if kind < 0.8:
             return self.specials.mask
-        return token if kind < 0.9 else self.ordinary_ids[below(draw << 32 & 0xFFFFFFFFFFFFFFFF, len(self.ordinary_ids))]
+        return token if kind < 0.9 else self.ordinary_ids[below((draw << 32) & 0xFFFFFFFFFFFFFFFF, len(self.ordinary_ids))]
 
     def batch(self, epoch: int, samples) -> dict[str, np.ndarray]:
         """The samples numbered ``samples`` (B,) of ``epoch`` as a dictionary of arrays.

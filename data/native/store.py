@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data.building import digest_of_files, disk_errors, publish, temporary_folder
+from data.building import digest_of_files, disk_errors, publish, temporary_folder, whole
 from data.errors import DataError
 from data.native.tokenizer import Tokenizer, special_ids
 from data.native.trainer import train_tokenizer
@@ -172,9 +172,8 @@ def _trained(source, cache_dir: Path, kind: str, progress: bool, vocab_size: int
         print(f"{source.name}: the text supports {tokenizer.get_vocab_size():,} pieces, "
               f"fewer than vocab_size={vocab_size}")
     file.parent.mkdir(exist_ok=True)
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    temporary.write_text(tokenizer.to_str(pretty=True), encoding="utf-8")
-    temporary.replace(file)
+    with whole(file) as temporary:
+        temporary.write_text(tokenizer.to_str(pretty=True), encoding="utf-8")
     return tokenizer
 
 
