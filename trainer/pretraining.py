@@ -95,7 +95,7 @@ class Pretraining:
                             num_workers=self.hps.num_workers, collate_fn=lambda update: update,
                             worker_init_fn=_live_with_the_trainer,
                             multiprocessing_context="fork" if self.hps.num_workers else None)
-        return ((after, tensors(batches)) for after, batches in loader)
+        return _handed_on(iter(loader))
 
     def _ranges(self, position):
         epoch, sample = position["epoch"], position["sample"]
@@ -188,6 +188,18 @@ def vocabulary_remarks(hps, keys, given, size):
         return [f"language={hps.language}: without its marks words look alike (in Korean syllables fall into letters); "
                 "--set strip_accents=false keeps them"]
     return []
+
+
+def _handed_on(updates):
+    try:
+        for after, batches in updates:
+            yield after, tensors(batches)
+    finally:
+        heeded = signal.getsignal(signal.SIGCHLD)
+        if callable(heeded):                           # by DataLoader: the workers end, and one that is killed now is no loss
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            del updates
+            signal.signal(signal.SIGCHLD, heeded)
 
 
 class _Updates(Dataset):
