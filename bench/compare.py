@@ -85,6 +85,10 @@ def main():
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN")
     parser.add_argument("--output", type=Path, default=Path("compared.png"), help="the picture (default: compared.png)")
     args = parser.parse_args()
+    for other in [path for path in args.runs if not (path / "config.json").is_file()]:
+        if len(args.runs) > 1:
+            print(f"passing over {other}: no run there", file=sys.stderr)
+            args.runs.remove(other)
     configs = [run_config(run) for run in args.runs]
     different = [key for key in configs[0] if key not in _ASIDE and any(
         config.get(key) != configs[0][key] for config in configs)]

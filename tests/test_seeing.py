@@ -119,9 +119,9 @@ def test_runs_are_compared(corpus, cache, tmp_path):
         settings = [*SETTINGS, f"seed={seed}"]
         assert faults.train(arguments(corpus, cache, tmp_path / "runs", settings), tmp_path)[0][0] == 0
     runs = sorted((tmp_path / "runs").iterdir())
-    done = subprocess.run([sys.executable, ROOT / "bench" / "compare.py", *runs, "--output", tmp_path / "both.png"],
+    done = subprocess.run([sys.executable, ROOT / "bench" / "compare.py", *runs, "reviews.csv", "--output", "both.png"],
                           cwd=tmp_path, text=True, capture_output=True)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0 and done.stderr == "passing over reviews.csv: no run there\n", done.stderr
     best = [json.loads((run / "metrics.json").read_text())["dev"]["loss"] for run in runs]
     header, *rows = done.stdout.strip().splitlines()
     assert "mlm_loss" in header and "seed" in header
