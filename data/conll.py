@@ -28,7 +28,7 @@ def read_tagging(path, dev=None):
 def read_sentences(path):
     """(words, tags, first lines) of each sentence. DataError names the line of a ragged row."""
     sentences, tags, starts = [[]], [[]], [1]
-    columns = None
+    columns, commented = None, False
     for number, line in enumerate(text_lines(path), start=1):
         # not at all white space: a word may have a narrow or a protected blank in it
         cells = [cell for part in line.split("\t" if "\t" in line else " ") if (cell := part.strip())]
@@ -39,10 +39,11 @@ def read_sentences(path):
                 starts.append(number + 1)
             starts[-1] = number + 1
             continue
-        columns = columns or len(cells)
+        columns, commented = columns or len(cells), commented or cells[0] == "#"
         if len(cells) != columns or columns < 2:
             raise DataError(f"{path}: line {number}: {len(cells)} columns, expected "
-                            f"{'a word and its label' if columns < 2 else columns}")
+                            f"{'a word and its label' if columns < 2 else columns}"
+                            f"{'; lines that begin with # are no comments here, take them out' if commented else ''}")
         sentences[-1].append(cells[0])
         tags[-1].append(cells[-1])
     number = len(sentences) - (not sentences[-1])

@@ -32,6 +32,10 @@ def read_own(task, path, dev=None, text="text", text_pair=None, label="label"):
         pair = f", --text-pair {text_pair}" if text_pair else ""
         raise DataError(f"--text {text}{pair}, --label {label}: name a column once")
     tables = [Table(name) for name in (path, dev) if name]
+    for table in tables:
+        if task == "tag" and table.path.suffix.lower() == ".tsv" and text not in table.columns:
+            raise DataError(f"{table.path}: no column '{text}', there are: {', '.join(table.columns)}; name one with --text, "
+                            "or give CoNLL columns another suffix, such as .txt")
     inputs = [_inputs(task, table, text, text_pair) for table in tables]
     labels = [_labels(task, table, label) for table in tables]
     several = isinstance(labels[0][0], list)
@@ -86,7 +90,7 @@ def _labels(task, table, name):
         return _lists(table, name, "--label")
     values = [_plain(value) for value in table.column(name, "--label")]
     if task != "regress":
-        values = [_json_list(table, row, value) if isinstance(value, str) and value.startswith("[") else value
+        values = [_json_list(table, row, value) if isinstance(value, str) and _is_list(value) else value
                   for row, value in enumerate(values)]
     for row, value in enumerate(values):
         items = value if isinstance(value, list) else [value]
@@ -138,6 +142,11 @@ def _lists(table, name, flag):
             raise DataError(f"{table.place(row)}: column '{name}' needs words, as a list or parted by blanks")
         result.append([str(word) for word in words])
     return result
+
+
+def _is_list(label):
+    """Whether a label is a list, or was meant to be one: [A] is the name of a class, [1] is not."""
+    return label.startswith("[") and not re.match(r"\[[^\W\d][^][,'\"]*\]", label)
 
 
 def _json_list(table, row, value):

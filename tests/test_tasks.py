@@ -636,6 +636,18 @@ def test_lists_of_labels_with_blanks_around_them(first, second, tmp_path):
     assert read.kind == "multilabel" and read.labels == ["a", "b"]
 
 
+def test_classes_whose_names_begin_with_a_bracket(tmp_path):
+    read = own(tmp_path, "a.csv", "text,label\n" + "x,[A]\ny,[URGENT] now\nz,b\n" * 10)
+    assert read.kind == "classification" and read.labels == ["[A]", "[URGENT] now", "b"]
+
+
+def test_conll_in_a_file_like_a_table_and_with_comments(tmp_path):
+    with pytest.raises(DataError, match=r"a\.tsv: no column 'text', .* CoNLL columns another suffix"):
+        own(tmp_path, "a.tsv", "John\tB-PER\nlives\tO\n", "tag")
+    with pytest.raises(DataError, match="line 2: 2 columns, expected 4; lines that begin with # are no comments"):
+        own(tmp_path, "a.txt", "# sent_id = 0\nJohn B-PER\nlives O\n", "tag")
+
+
 @pytest.mark.parametrize("name, content, words", [
     ("a.csv", 'text,label\nx,a\ny,"[""a"", ""b""]"\n', "line 3: a list of labels in some rows"),
     ("a.csv", "text,label\nx,a\ny,[b\n", "line 3: expected a JSON list"),
