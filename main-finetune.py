@@ -14,7 +14,7 @@ from data.features import features
 from data.task_files import TASKS, read_task
 from data.tokenizer import load_tokenizer
 from hps import HPS, SettingError, check, grid, override
-from trainer.command import (digest_of, finished_run, leave_with, parse, resume_auto, resumed_settings, stopped,
+from trainer.command import (data_of_run, digest_of, finished_run, leave_with, parse, resume_auto, resumed_settings, stopped,
                              where_it_runs)
 from trainer.errors import Diverged, RunError
 from trainer.finetuning import plan_steps
@@ -44,7 +44,8 @@ def parse_arguments():
     parser.add_argument("--label", help="column of the label (default: label)")
     parser.add_argument("--small", action="store_true", help="train on 1 %% of the examples (at least 100)")
     parser.add_argument("--freeze", metavar="WHAT", help="leave as they are the embeddings, or as many first layers with them")
-    parser.add_argument("--seeds", type=int, default=1, metavar="N", help="train with N seeds, from `seed` on, and average the scores")
+    parser.add_argument("--seeds", type=int, default=1, metavar="N", help="train with N seeds, from `seed` on, and average "
+                                                                              "the scores")
     parser.add_argument("--sweep", action="append", default=[], metavar="KEY=V1,V2,...", help="train with each value")
     args = parse(parser)
     if args.seeds < 1:
@@ -109,11 +110,12 @@ def finetune(args, flags, hps, keys, data, world, asked):
     if not args.resume:
         plan_steps(hps, len(train), keys)
         check(hps)
+        model.finetuned = {"inputs": list(data.train.inputs), "seq_len": hps.seq_len, "doc_stride": hps.doc_stride}
     trainer = Trainer(kind.task(data, train, dev, hps, world), model, tokenizer, hps, world, args.tqdm_off, args.profile)
     if args.resume:
         trainer.restore(path, state)
     run = open_run(args, f"finetune-{flags.task}", {
-        **vars(hps), **vars(flags), "kind": data.kind, "inputs": list(data.train.inputs), "fingerprint": data.fingerprint,
+        **vars(hps), **vars(flags), "kind": data.kind, "fingerprint": data.fingerprint,
         "asked": asked}, trainer, state)
     world.print(*data.notes, *(f"training: {note}" for note in train_notes), *(f"held out: {note}" for note in dev_notes),
                 *(f"{flags.init_from}: {line}" for line in changes),
@@ -130,7 +132,8 @@ def main():
     flags, hps, keys = settings(args)
     planned = list(variants(args, hps, keys))                      # all are checked before the first, and before data is read
     world = begin(args)
-    data = read_task(flags.task, flags.data, flags.dev, flags.text, flags.text_pair, flags.label, flags.small)
+    with data_of_run(args):
+        data = read_task(flags.task, flags.data, flags.dev, flags.text, flags.text_pair, flags.label, flags.small)
     for _, chosen, _ in planned:
         KINDS[data.kind].task.check_options(data.kind, chosen)
     if args.no_save:

@@ -50,8 +50,8 @@ def parse_arguments():
     if args.export:
         if args.output is None or args.inputs:
             parser.error("--export onnx, torch or hf takes --output FOLDER and no texts")
-        if args.output.exists() and not args.output.is_dir():
-            parser.error(f"--output {args.output}: a file; --export takes a folder")
+        if args.output.exists() and not (args.output.is_dir() and not any(args.output.iterdir())):
+            parser.error(f"--output {args.output}: it is there already, and no empty folder; name a new one")
         if args.quantize or args.precision != "fp32":
             parser.error("--export writes the model in float32: leave --quantize and --precision out")
         return args
@@ -127,14 +127,13 @@ def answered(ask, rows, done):
 def export(args):
     """Write the model and its tokenizer for other programs into a folder."""
     from albert.export import lengths, whole_model, write
-    from albert.pipeline import finetuned
     from albert.pretrained import save_config
     from data.tokenizer import for_masks, load_tokenizer, save_tokenizer
 
     folder = checkpoint_folder(args.checkpoint)
-    model, settled = whole_model(folder), finetuned(folder)
+    model = whole_model(folder)
     print(write(model, args.export, args.output))
-    save_config(model, args.output, **({"finetuned": settled} if settled else {}))     # with the names of the labels
+    save_config(model, args.output)                      # with the names of the labels
     tokenizer = load_tokenizer(folder)
     if hasattr(model, "mlm_head"):
         tokenizer, _ = for_masks(tokenizer)
@@ -160,7 +159,7 @@ def converse(ask):
         try:
             write_table(sys.stdout, [({}, ask(tuple(item)))])
         except (DataError, ModelError) as fault:
-            print(fault)
+            print(str(fault).removeprefix("input 1: "))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,8 @@ from data.sources import absolute, open_source
 from data.tokenizer import load_tokenizer, special_ids, vocabulary_size
 from hps import HPS, SettingError, check, override
 from trainer import machine
-from trainer.command import digest_of, leave_with, parse, resume_auto, resumed_settings, stopped, where_it_runs
+from trainer.command import (data_of_run, digest_of, leave_with, parse, resume_auto, resumed_settings, stopped,
+                             where_it_runs)
 from trainer.errors import RunError
 from trainer.initial import adapted_model, check_changes, check_vocabulary, new_model
 from trainer.loop import Trainer
@@ -105,7 +106,8 @@ def prepared_text(args, flags, hps, keys, start, world):
     """The token store and the tokenizer; ``hps`` takes the latter's numbers over."""
     if flags.preprocess not in PIPELINES:
         raise SettingError(f"--preprocess {flags.preprocess}: there are {', '.join(PIPELINES)}")
-    source = open_source(flags.data, text_field=flags.text_field, documents=flags.documents, small=flags.small)
+    with data_of_run(args):
+        source = open_source(flags.data, text_field=flags.text_field, documents=flags.documents, small=flags.small)
     world.print(*source.remarks())
     given = flags.tokenizer or start
     store, tokenizer = PIPELINES[flags.preprocess].prepare(

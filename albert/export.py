@@ -1,5 +1,7 @@
 """Models for other programs: ONNX, and programs of torch.export. Batch and length stay free."""
 import io
+import logging
+import warnings
 from pathlib import Path
 
 import torch
@@ -125,8 +127,15 @@ def export_onnx(model: PretrainedModel, file: Path) -> float:
         import onnxscript  # noqa: F401  torch.onnx needs it
     except ImportError as error:
         raise ModelError(f"--export onnx needs {error.name}: pip install onnx onnxscript onnxruntime") from None
-    exported = torch.onnx.export(program(model), input_names=list(INPUTS), output_names=output_names(model),
-                                 opset_version=OPSET, verbose=False)
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)                            # on operators of torchvision, and of the library's own future
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            exported = torch.onnx.export(program(model), input_names=list(INPUTS), output_names=output_names(model),
+                                         opset_version=OPSET, verbose=False)
+    finally:
+        logging.disable(level)
     differences = []
 
     def write(path):

@@ -5,9 +5,10 @@ import logging
 import os
 import re
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from pickle import UnpicklingError
+from types import MappingProxyType
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -22,7 +23,8 @@ from albert.names import ARCHITECTURES, EXTENDED_SUFFIX, disk_name, expressible,
 
 logger = logging.getLogger("albert")
 
-# Configuration keys that from_pretrained can change: no weight of the encoder depends on them (Linformer's do on num_landmarks).
+# Keys of the configuration that from_pretrained can change: no weight of the encoder depends on them (Linformer's on
+# num_landmarks).
 CHANGEABLE = ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout_prob",
               "num_landmarks", "pinv_iterations", "pinv_init", "attention_window", "block_size", "blocks_per_row",
               "sentence_objective", "num_labels", "id2label", "problem_type")
@@ -38,9 +40,13 @@ OTHER_HEADS = re.compile(r"(albert\.|bert\.|extended\.)*"
 
 
 class PretrainedModel(nn.Module):
-    """Gives a model `from_pretrained` and `save_pretrained`; the model's only other duty is its `config`."""
+    """Gives a model `from_pretrained` and `save_pretrained`; the model's only other duty is its `config`.
+
+    `finetuned`: what a fine-tuning has settled beside the weights, see `finetuned`; config.json keeps it.
+    """
 
     config: AlbertConfig
+    finetuned: Mapping = MappingProxyType({})
 
     @classmethod
     def from_pretrained(cls, path: str | os.PathLike, **changes):
@@ -66,8 +72,11 @@ class PretrainedModel(nn.Module):
             model = cls(config)
         new_labels = not {"num_labels", "id2label"}.isdisjoint(changes)
         stored = read_weights(folder)
+        classifier = any(name.startswith("classifier.") for name in stored)
         if head_of(folder, stored) not in ("", cls.__name__.rpartition("For")[2].lower()):         # another head's classifier
             stored = {name: weight for name, weight in stored.items() if not name.startswith("classifier.")}
+        else:
+            model.finetuned = finetuned(folder)
         if "id2label" in changes:
             stored = relabelled(stored, read_config(folder).id2label, config.id2label)
         weights, model.anew = match_weights(model, stored, folder, new_labels)
@@ -76,7 +85,9 @@ class PretrainedModel(nn.Module):
             model.get_submodule(name).to_empty(device="cpu")
             initialize(model.get_submodule(name), config)
         if model.anew:
-            logger.warning("%s: %s not in the checkpoint, initialised anew", folder, ", ".join(model.anew))
+            other = classifier and model.anew == ["classifier"]
+            why = "of other labels or of another task" if other else "not in the checkpoint"
+            logger.warning("%s: %s %s, initialised anew", folder, ", ".join(model.anew), why)
         return model.eval()
 
     def save_pretrained(self, folder: str | os.PathLike):
@@ -178,7 +189,8 @@ def read_config(folder: Path, **changes) -> AlbertConfig:
     mapping = read_json(file)
     for key, expected in (("position_embedding_type", "absolute"), ("is_decoder", False),
                           ("add_cross_attention", False), ("tie_word_embeddings", True)):
-        if mapping.get(key, expected) != expected:
+        if mapping.get(key, expected) != expected and (
+                key != "tie_word_embeddings" or head_of(folder, ()) in ("", "pretraining", "maskedlm")):
             raise ModelError(f"{file}: {key}={mapping[key]!r}: only {expected!r} is supported")
     if "classifier_dropout" in mapping:
         mapping.setdefault("classifier_dropout_prob", mapping["classifier_dropout"])
@@ -220,9 +232,19 @@ def head_of(folder: Path, stored: Iterable[str] | None = None) -> str:
     return next((head for mark, head in heads.items() if mark in stored), "")
 
 
-def save_config(model: PretrainedModel, folder: Path, **more):
-    """Write config.json, whole or not at all, with ``more`` keys."""
-    text = json.dumps(config_json(model) | more, indent=2) + "\n"
+def finetuned(folder: Path) -> dict:
+    """What a fine-tuning has settled beside the weights in a folder, as far as it has: "inputs" (their names), "seq_len",
+    "doc_stride" and "threshold" (of no answer)."""
+    values = read_json(folder / "config.json").get("finetuned")
+    if not isinstance(values, dict) or "inputs" not in values:
+        return {}
+    kinds = {"inputs": list, "seq_len": int, "doc_stride": int, "threshold": float}
+    return {name: values[name] for name, kind in kinds.items() if isinstance(values.get(name), kind)}
+
+
+def save_config(model: PretrainedModel, folder: Path):
+    """Write config.json, whole or not at all."""
+    text = json.dumps(config_json(model), indent=2) + "\n"
     write_whole(folder / "config.json", lambda path: path.write_text(text, encoding="utf-8"))
 
 
@@ -239,6 +261,8 @@ def config_json(model: PretrainedModel) -> dict:
     values["dtype"] = str(next(model.parameters()).dtype).removeprefix("torch.")
     values["pad_token_id"] = config.pad_token_id
     values["classifier_dropout"] = config.classifier_dropout_prob
+    if model.finetuned:
+        values["finetuned"] = dict(model.finetuned)
     if not expressible(config):
         return {"architectures": [name], **values, "model_type": config.model_type + EXTENDED_SUFFIX}
     if config.model_type == "albert":  # Transformers knows no other way to say share="none"

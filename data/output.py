@@ -15,6 +15,8 @@ import numpy as np
 from data.building import whole
 from data.errors import DataError
 
+SHOWN = 8                 # parts of a list or dictionary, where a person reads it
+
 
 class Output:
     """Where the answers to rows go: a file of a suffix that `check_output` knows, or for ``path`` None standard output.
@@ -75,8 +77,8 @@ class Output:
         for number, (kept, _) in enumerate(itertools.islice(rows, self.done), start=1):
             pass
         if self._last and (number < self.done or not self._last.startswith(self._beginning(kept))):
-            raise DataError(f"--output {self.path}: its answer {self.done} is not to row {self.done} of this input; name another "
-                            "file")
+            raise DataError(f"--output {self.path}: its answer {self.done} is not to row {self.done} of this input; name "
+                            "another file")
         yield from rows
 
     def _beginning(self, kept):
@@ -215,8 +217,13 @@ def _words(value):
             return ", ".join(f"{guess['token']} {guess['probability']:.3f}" for guess in value["predictions"])
         if {"text", "label", "probability"} <= value.keys():
             return f"{value['text']} ({value['label']} {value['probability']:.3f})"
-        return ", ".join(f"{name} {_words(part)}" for name, part in value.items())
+        shown = list(value.items())
+        if len(shown) > SHOWN and all(isinstance(part, float) for part in value.values()):            # of many classes the best
+            shown = sorted(shown, key=lambda pair: -pair[1])[:SHOWN]
+        mark = "; " if any("," in name for name in value) else ", "
+        return mark.join(f"{name} {_words(part)}" for name, part in shown) + f"{mark}..." * (len(value) > len(shown))
     if isinstance(value, list):
-        shown = [_words(part) for part in value[:8]]
-        return ("; " if value and isinstance(value[0], dict) else ", ").join(shown) + ", ..." * (len(value) > 8)
+        shown = [_words(part) for part in value[:SHOWN]]
+        mark = "; " if value and isinstance(value[0], dict) or any("," in part for part in shown) else ", "
+        return mark.join(shown) + f"{mark}..." * (len(value) > SHOWN)
     return f"{value:.4f}" if isinstance(value, float) else str(value)

@@ -116,7 +116,8 @@ def _train_sentencepiece(counts: dict[str, int], model_type: str, vocab_size: in
                 characters = int(too_few[1]) - 2  # without <unk> and ▁
                 raise DataError(
                     f"vocab_size={vocab_size} is too small for the {characters} different characters of this "
-                    f"text and of ASCII, which each have a piece: --set vocab_size={2 * characters + 10} or more works") from None
+                    f"text and of ASCII, which each have a piece: --set vocab_size={2 * characters + 10} or more works"
+                ) from None
             raise DataError(f"no vocabulary can be trained on this text ({error})") from None
     proto = sentencepiece_model_pb2.ModelProto.FromString(model.getvalue())
     return [piece for piece in proto.pieces if piece.type == piece.NORMAL]

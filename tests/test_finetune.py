@@ -169,11 +169,12 @@ def test_every_benchmark(checkpoint, benchmarks, tmp_path, finetune, task, metri
             assert ("" in [candidate["answer"] for candidate in candidates]) == (task == "squad2")
             assert candidates == sorted(candidates, key=lambda candidate: -candidate["score"])
     step, = checkpoints.listed(run / "checkpoints")
-    assert int(step.name[5:]) == saved["best_step"]
+    assert int(step.name[5:]) == saved["best_step"] == checkpoints.verified_state(step)["step"]
     config = json.loads((run / "config.json").read_text())
     assert (config["task"], config["max_steps"]) == (task, 6)
     recipe, model = HPS[f"finetune-{task}", config["model"]], json.loads((step / "config.json").read_text())
     assert all(model[key] == getattr(recipe, key) for key in ("hidden_dropout_prob", "attention_probs_dropout_prob"))
+    assert model["finetuned"].get("threshold") == saved["dev"].get("threshold") and model["finetuned"]["doc_stride"] == 16
 
 
 @pytest.mark.parametrize("task, flags, score", [

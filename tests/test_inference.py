@@ -33,6 +33,7 @@ from albert.export import Plain, examples, export_onnx, export_torch, program, w
 from data.asking import file_rows
 from data.conll import read_sentences
 from data.features import features
+from data.output import write_table
 from data.tasks import Examples
 from data.tokenizer import bert_tokenizer, for_masks, load_tokenizer, save_tokenizer
 from data.words import Words, joined, word_spans
@@ -597,21 +598,25 @@ def test_pooled_needs_a_pooler(models, capsys):
     assert logging.getLogger("albert").isEnabledFor(logging.WARNING)
 
 
-def test_a_run_on_pairs_answers_pairs_in_the_length_it_learned(models, tmp_path):
-    (tmp_path / "checkpoints").mkdir()
-    (tmp_path / "config.json").write_text(json.dumps({"inputs": ["text", "pair"], "seq_len": 12}))
-    shutil.copytree(models / "classes", tmp_path / "checkpoints" / "step-0000001")
-    ask = pipeline(None, tmp_path)
+def settle(folder, **values):
+    """Write into a model's config.json what a fine-tuning settles beside the weights."""
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"finetuned": values}))
+
+
+def test_a_model_of_pairs_answers_pairs_in_the_length_it_learned(models, tmp_path):
+    model = shutil.copytree(models / "classes", tmp_path / "model")
+    settle(model, inputs=["text", "pair"], seq_len=12)
+    ask = pipeline(None, model)
     assert ask.inputs == ("first", "second")
     (row,), = ask.rows([("sun " * 20, "rain " * 20)])
     assert len(row["ids"]) == 12 and row["cut"]
-    (tmp_path / "config.json").write_text(json.dumps({"inputs": ["text", "pair"], "seq_len": 512}))
-    assert pipeline(None, tmp_path).length == 40
+    settle(model, inputs=["text", "pair"], seq_len=512)
+    assert pipeline(None, model).length == 40
 
 
 def test_a_checkpoint_named_from_where_it_lies(models, tmp_path, monkeypatch):
-    shutil.copytree(models / "classes", tmp_path / "run" / "checkpoints" / "step-0000001")
-    (tmp_path / "run" / "config.json").write_text(json.dumps({"inputs": ["text", "pair"]}))
+    settle(shutil.copytree(models / "classes", tmp_path / "run" / "checkpoints" / "step-0000001"), inputs=["text", "pair"])
     (tmp_path / "best").symlink_to(tmp_path / "run" / "checkpoints" / "step-0000001")
     (tmp_path / "run" / "checkpoints" / "step-0000001" / ".DS_Store").touch()
     monkeypatch.chdir(tmp_path / "run" / "checkpoints" / "step-0000001")
@@ -776,23 +781,50 @@ def test_hugging_face_folder(inference, models, tmp_path):
     assert list(pipeline(None, tmp_path)("sun gold")["probabilities"].values()) == pytest.approx(expected, abs=1e-5)
 
 
-def test_an_exported_run_answers_as_the_run(inference, models, tmp_path):
-    """What a fine-tuning settles beside the model: that it reads pairs, its threshold of no answer, its stride."""
-    for name, settled in (("classes", {"inputs": ["text", "pair"]}), ("span", {"inputs": ["question", "context"]})):
-        run, exported = tmp_path / name, tmp_path / f"{name} exported"
-        shutil.copytree(models / name, run / "checkpoints" / "step-0000001")
-        (run / "config.json").write_text(json.dumps(settled | {"doc_stride": 3, "seq_len": 40}))
+def test_an_exported_model_answers_as_the_model(inference, models, tmp_path):
+    """What a fine-tuning settles beside the weights: that it reads pairs, its threshold of no answer, its stride. Loaded and
+    saved it is there too."""
+    for name, inputs, threshold in (("classes", ["text", "pair"], 1e3), ("span", ["question", "context"], -1e3),
+                                    ("span", ["question", "context"], 1e3)):
+        model, exported = (tmp_path / f"{kind} {name} {threshold}" for kind in ("asked", "exported"))
+        settle(shutil.copytree(models / name, model), inputs=inputs, doc_stride=3, seq_len=40, threshold=threshold)
         item = ("sun gold", "rain " * 40)
-        for threshold in (-1e3, 1e3):
-            (run / "metrics.json").write_text(json.dumps({"dev": {"accuracy": 0.5, "threshold": threshold}}))
-            assert inference([str(run), "--export", "hf", "--output", str(exported)]).code == 0
-            answer = pipeline(None, exported)(item)
-            assert answer == pipeline(None, run)(item)
-            if name == "span":
-                assert (answer["answer"] == "") == (threshold < 0) and answer["windows"] > 10
-    (exported / "config.json").write_text(json.dumps(
-        json.loads((exported / "config.json").read_text()) | {"finetuned": {"threshold": "high", "doc_stride": [3]}}))
+        assert inference([str(model), "--export", "hf", "--output", str(exported)]).code == 0
+        answer = pipeline(None, exported)(item)
+        assert answer == pipeline(None, model)(item)
+        if name == "span":
+            assert (answer["answer"] == "") == (threshold < 0) and answer["windows"] > 10
+    whole_model(exported).save_pretrained(exported)
+    assert pipeline(None, exported).doc_stride == 3
+    albert.Albert.from_pretrained(exported).save_pretrained(tmp_path / "encoder")         # of another model it is nothing
+    assert "finetuned" not in json.loads((tmp_path / "encoder" / "config.json").read_text())
+    settle(exported, threshold="high", doc_stride=[3])
     assert pipeline(None, exported).threshold is None                           # of no use, and no harm
+
+
+def test_a_list_of_words_is_tagged(models):
+    ask = pipeline("tag", models / "tags")
+    assert ask([["sun", "gold-rain", "."]]) == [ask(Words("sun gold-rain ."))]
+    assert len(ask(["sun", "gold"])) == 2                                          # two texts
+    with pytest.raises(ModelError, match="input 1"):
+        ask([["sun", 3]])
+
+
+def test_many_classes_and_commas_as_a_person_reads_them(capsys):
+    many = {f"class {number}": number / 100 for number in range(20)}
+    write_table(sys.stdout, [({}, {"labels": ["a", "c, d"], "probabilities": {"b": 0.25, "c, d": 0.75}}),
+                             ({}, {"probabilities": many})])
+    first, second, _, third, _ = capsys.readouterr().out.split("\n", 4)
+    assert first.endswith("  a; c, d") and second.endswith("  b 0.2500; c, d 0.7500")
+    assert third.endswith(", class 12 0.1200, ...") and "class 19 0.1900, class 18" in third
+
+
+@pytest.mark.parametrize("inside", ["config.json", "checkpoints", "notes.txt"])
+def test_an_export_into_a_folder_with_content_is_refused(inference, models, tmp_path, inside):
+    (tmp_path / inside).touch()
+    result = inference([str(models / "classes"), "--export", "hf", "--output", str(tmp_path)])
+    assert result.code == 2 and "no empty folder" in result.err
+    assert list(tmp_path.iterdir()) == [tmp_path / inside]
 
 
 def test_inference_in_one_line(inference, models, tmp_path):
@@ -938,6 +970,7 @@ def test_options_and_labels_without_a_meaning(models, tmp_path):
         if options["device"] != "cuda" or not torch.cuda.is_available():
             with pytest.raises(ModelError, match=words):
                 pipeline(None, models / "classes", **options)
+    pipeline("fill-mask", models / "pretraining", top_k=np.int64(3))
     for top_k in ("3", 2.5):
         with pytest.raises(ModelError, match="top_k"):
             pipeline("fill-mask", models / "pretraining", top_k=top_k)

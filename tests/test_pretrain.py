@@ -406,6 +406,7 @@ def test_resume_notices_that_the_text_has_changed(finished, corpus, cache, tmp_p
     moved = tmp_path / "moved"                                                # the same text, elsewhere and touched
     shutil.copytree(corpus, moved, copy_function=shutil.copyfile)
     shutil.rmtree(data)
+    refused(pretrain(["--resume", str(run), "--cache-dir", str(cache), "--cpu", "--tqdm-off"]), "--data names the place")
     result = pretrain(["--resume", str(run), "--data", str(moved), "--cache-dir", str(cache), "--cpu", "--tqdm-off"])
     assert result.code == 0 and "error" not in result.err
     shutil.rmtree(run / "checkpoints" / "step-0000012")                         # as if stopped once more: the place is known

@@ -252,7 +252,7 @@ def test_the_classifier_of_another_task_is_begun_anew(tmp_path, caplog):
     model = build(AlbertForSequenceClassification, num_labels=1)
     model.save_pretrained(tmp_path)
     other = AlbertForMultipleChoice.from_pretrained(tmp_path)
-    assert "classifier not in the checkpoint" in caplog.text
+    assert "classifier of other labels or of another task, initialised anew" in caplog.text
     assert not torch.equal(other.classifier.linear.weight, model.classifier.linear.weight)
 
 
@@ -370,6 +370,14 @@ def test_a_configuration_that_contradicts_the_weights_is_named(folder, changes, 
     (folder / "config.json").write_text(json.dumps(RELEASED | changes))
     message = fault(folder)
     assert all(word in message for word in [str(folder), *words]), message
+
+
+def test_embeddings_that_are_not_tied_matter_to_the_masked_words_alone(tmp_path):
+    model = build(AlbertForSequenceClassification, num_labels=2)
+    model.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | dict(tie_word_embeddings=False)))
+    assert same_weights(AlbertForSequenceClassification.from_pretrained(tmp_path), model)
 
 
 def test_a_layer_too_many_is_named(tmp_path):

@@ -16,9 +16,9 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from albert.checksums import check_sums, sync, write_sums
+from albert.checksums import SUMS, check_sums, sync, write_sums
 from albert.errors import ModelError
-from albert.pretrained import write_whole
+from albert.pretrained import save_config, write_whole
 from data.errors import DataError
 from data.tokenizer import save_tokenizer
 from trainer.errors import RunError
@@ -60,6 +60,21 @@ def save(folder, step, model, tokenizer, optimizers, state):
     finally:
         clear(folder)
     return path
+
+
+def rewrite_config(path, model):
+    """Replace the config.json of a checkpoint, and its checksum with it, by that of ``model``."""
+    temporary = path.with_name(f"{path.name}.tmp")
+    try:
+        shutil.copytree(path, temporary)
+        save_config(model, temporary)
+        (temporary / SUMS).unlink()
+        write_sums(temporary)
+        _remove(path)
+        os.replace(temporary, path)
+        sync(path.parent)
+    finally:
+        clear(path.parent)
 
 
 def newest(folder):

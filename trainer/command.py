@@ -8,6 +8,7 @@ import shlex
 import sys
 import threading
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 from albert.checksums import sha256
@@ -150,6 +151,17 @@ def how_to_call(script=None):
     paths = Path(sys.executable or "/python"), called.with_name(script or called.name)
     python, called = (os.path.relpath(path) if path.is_relative_to(os.getcwd()) else str(path) for path in paths)
     return shlex.join(["python" if os.path.isabs(python) else python, called])
+
+
+@contextmanager
+def data_of_run(args):
+    """What is wrong with the data of a run that --resume goes on with is told with the way to name another place."""
+    try:
+        yield
+    except DataError as fault:
+        if not args.resume:
+            raise
+        raise DataError(f"{fault}; where the run's data lies elsewhere by now, --data names the place") from None
 
 
 def stopped(trainer, run, several=False):

@@ -37,6 +37,9 @@ def finish(trainer, run, task_name, test):
     if not trainer.world.is_main:
         return scores
     try:
+        if "threshold" in scores:
+            trainer.model.finetuned |= {"threshold": scores["threshold"]}
+            checkpoints.rewrite_config(run.checkpoints / f"step-{best:07d}", trainer.model)
         write_predictions(run.path / "predictions.csv", task.predictions(outputs, task.data.dev))
         for name, content in task.files(outputs).items():
             checkpoints.write_json(run.path / name, content)

@@ -51,8 +51,8 @@ class Run:
                 self._wandb = wandb.init(project="albert", name=path.name, id=path.name, resume="allow", dir=path,
                                          config=run_config(path))
             except wandb.errors.Error as error:
-                raise RunError(f"--log wandb: {str(error).splitlines()[0]}; call wandb login, set WANDB_MODE=offline, or "
-                               "leave --log out") from None
+                reason = str(error).splitlines()[0].rstrip(".")
+                raise RunError(f"--log wandb: {reason}; call wandb login, set WANDB_MODE=offline, or leave --log out") from None
 
     @property
     def checkpoints(self):

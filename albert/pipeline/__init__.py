@@ -16,9 +16,9 @@ import torch
 
 from albert.config import AlbertConfig
 from albert.errors import ModelError
-from albert.pipeline.base import Pipeline, finetuned
+from albert.pipeline.base import Pipeline
 from albert.pipeline.tasks import Answer, Choose, Classify, Embed, FillMask, Pair, SentenceOrder, Tag, is_regression
-from albert.pretrained import checkpoint_folder, head_of, read_config
+from albert.pretrained import checkpoint_folder, finetuned, head_of, read_config, read_json
 
 TASKS = {"fill-mask": FillMask, "sentence-order": SentenceOrder, "embed": Embed, "classify": Classify, "pair": Pair,
          "regress": Classify, "tag": Tag, "qa": Answer, "choose": Choose}
@@ -41,7 +41,8 @@ def pipeline(task: str | None, checkpoint, device: str | None = None, precision:
     if task not in TASKS:
         raise ModelError(f"task {task}: choose from {', '.join(TASKS)}")
     if task not in abilities:
-        raise ModelError(f"{checkpoint}: it can't do {task}; it can do {', '.join(abilities)}")
+        unknown = "" if "architectures" in read_json(folder / "config.json") else "; its config.json names no architectures"
+        raise ModelError(f"{checkpoint}: it can't do {task}; it can do {', '.join(abilities)}{unknown}")
     dtypes = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
     if precision not in dtypes:
         raise ModelError(f"precision={precision}: there are {', '.join(dtypes)}")

@@ -13,7 +13,7 @@ import torch
 from albert.config import AlbertConfig
 from albert.errors import ModelError
 from albert.models import Albert
-from albert.pretrained import read_json
+from albert.pretrained import finetuned
 
 OVERLAP = 0.25            # of a window with the next
 BATCH_TOKENS = 4096       # tokens a forward pass, padding included
@@ -204,23 +204,6 @@ class Pipeline:
         from data.features import cutting
 
         return cutting(self.tokenizer, self.length)
-
-
-def finetuned(folder: Path) -> dict:
-    """What a fine-tuning has settled beside the model, as far as it has: "inputs", "seq_len", "doc_stride" and "threshold"
-    (of no answer). From the run that a checkpoint belongs to, or from config.json, where `--export` puts it."""
-    folder = folder.resolve()
-    run = folder.parent.parent
-    if folder.parent.name == "checkpoints" and (run / "config.json").is_file():
-        values = read_json(run / "config.json")
-        if (run / "metrics.json").is_file():
-            values |= read_json(run / "metrics.json").get("dev", {})
-    else:
-        values = read_json(folder / "config.json").get("finetuned")
-    if not isinstance(values, dict) or "inputs" not in values:
-        return {}
-    kinds = {"inputs": list, "seq_len": int, "doc_stride": int, "threshold": float}
-    return {name: values[name] for name, kind in kinds.items() if isinstance(values.get(name), kind)}
 
 
 def _read_ahead(inputs: Iterable, waiting: queue.Queue, left: threading.Event):

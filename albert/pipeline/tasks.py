@@ -19,7 +19,9 @@ class FillMask(Pipeline):
     changes = {"sentence_objective": "none"}
 
     def set(self, top_k: int = 5):
-        if type(top_k) is not int or not 1 <= top_k <= self.config.vocab_size:
+        if isinstance(top_k, bool) or not hasattr(top_k, "__index__"):
+            raise ModelError(f"top_k={top_k!r}: write a whole number")
+        if not 1 <= top_k <= self.config.vocab_size:
             raise ModelError(f"top_k={top_k}: from 1 to the {self.config.vocab_size} tokens there are")
         self.top_k = top_k
 
@@ -173,7 +175,8 @@ class Pair(Classify):
 
 
 class Tag(Pipeline):
-    """text → {"entities": [{"label", "text", "start", "end", "probability"}], "windows"}, with character offsets.
+    """text, or a list of its words → {"entities": [{"label", "text", "start", "end", "probability"}], "windows"}, with
+    character offsets (in the words parted by one blank each). Several inputs are a list of them: [["A", "word"]] is one.
 
     For the words see `data.words.word_spans`; for the entities, `joined` there.
     """
@@ -182,6 +185,13 @@ class Tag(Pipeline):
 
     def set(self):
         self.labels = _labels(self.folder, self.config)
+
+    def _checked(self, item):
+        from data.words import Words
+
+        if isinstance(item, list) and all(isinstance(word, str) for word in item):
+            item = Words(" ".join(item))
+        return super()._checked(item)
 
     def rows(self, items):
         from data.words import word_spans
