@@ -44,8 +44,8 @@ def parse_arguments():
     parser.add_argument("--label", help="column of the label (default: label)")
     parser.add_argument("--small", action="store_true", help="train on 1 %% of the examples (at least 100)")
     parser.add_argument("--freeze", metavar="WHAT", help="leave as they are the embeddings, or as many first layers with them")
-    parser.add_argument("--seeds", type=int, default=1, metavar="N", help="train with N seeds, from `seed` on, and average "
-                                                                              "the scores")
+    parser.add_argument("--seeds", type=int, default=1, metavar="N",
+                        help="train with N seeds, from `seed` on, and average the scores")
     parser.add_argument("--sweep", action="append", default=[], metavar="KEY=V1,V2,...", help="train with each value")
     args = parse(parser)
     if args.seeds < 1:
@@ -115,8 +115,7 @@ def finetune(args, flags, hps, keys, data, world, asked):
     if args.resume:
         trainer.restore(path, state)
     run = open_run(args, f"finetune-{flags.task}", {
-        **vars(hps), **vars(flags), "kind": data.kind, "fingerprint": data.fingerprint,
-        "asked": asked}, trainer, state)
+        **vars(hps), **vars(flags), "kind": data.kind, "fingerprint": data.fingerprint, "asked": asked}, trainer, state)
     world.print(*data.notes, *(f"training: {note}" for note in train_notes), *(f"held out: {note}" for note in dev_notes),
                 *(f"{flags.init_from}: {line}" for line in changes),
                 f"{flags.task}: {len(data.train):,} training examples, {len(data.dev):,} held out; {hps.max_steps:,} "
