@@ -13,8 +13,10 @@ from conftest import refused, script
 from safetensors.torch import load_file
 from sklearn.utils.class_weight import compute_class_weight
 
-from albert import AlbertConfig, AlbertForPretraining, AlbertForSequenceClassification
+from albert import Albert, AlbertConfig, AlbertForPretraining, AlbertForSequenceClassification
 from albert.attention import KINDS
+from albert.checksums import check_sums, write_sums
+from albert.pretrained import finetuned
 from data.task_files import read_task
 from data.tokenizer import load_tokenizer, save_tokenizer
 from data.tokenizer_training import train_tokenizer
@@ -137,6 +139,18 @@ def read_run(runs):
     metrics = json.loads((run / "metrics.json").read_text())
     with open(run / "predictions.csv", newline="") as file:
         return run, metrics, list(csv.DictReader(file))
+
+
+def test_a_configuration_is_rewritten_with_its_checksum(checkpoint, tmp_path):
+    path = tmp_path / "step-0000001"
+    shutil.copytree(checkpoint, path)
+    write_sums(path)
+    (path / ".DS_Store").touch()
+    model = Albert.from_pretrained(path)
+    model.finetuned = {"inputs": ["question", "context"], "threshold": 0.5}
+    checkpoints.rewrite_config(path, model)
+    check_sums(path)
+    assert finetuned(path) == model.finetuned and list(tmp_path.iterdir()) == [path]
 
 
 def own(tables, *flags):

@@ -9,6 +9,7 @@ every other file. Nothing is pickled.
 import json
 import os
 import shutil
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -37,44 +38,47 @@ def write_json(path, value):
     write_whole(path, write)
 
 
-def save(folder, step, model, tokenizer, optimizers, state):
-    """Save the checkpoint of ``step`` under ``folder`` and return its path; ``state`` is what JSON can hold.
-
-    Raises RunError when the disk is full or not writable; the folder then is as it was.
-    """
-    path = folder / f"step-{step:07d}"
-    temporary = folder / f"{path.name}.tmp"
-    try:
-        temporary.mkdir(parents=True)
-        model.save_pretrained(temporary)
-        save_tokenizer(tokenizer, temporary, model.config.max_position_embeddings)
-        write_whole(temporary / "training_state.safetensors", partial(save_file, _tensors(optimizers)))
-        write_json(temporary / _STATE, {**state, "step": step})
-        write_sums(temporary)
-        _remove(path)
-        os.replace(temporary, path)
-        sync(folder)
-    except (OSError, SafetensorError, ModelError, DataError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise RunError(f"could not save {path}: {reason}; earlier checkpoints are untouched") from None
-    finally:
-        clear(folder)
-    return path
-
-
-def rewrite_config(path, model):
-    """Replace the config.json of a checkpoint, and its checksum with it, by that of ``model``."""
+@contextmanager
+def _replaced(path):
+    """A folder's name to write a checkpoint under, which then gets its checksums and the place ``path``."""
     temporary = path.with_name(f"{path.name}.tmp")
     try:
-        shutil.copytree(path, temporary)
-        save_config(model, temporary)
-        (temporary / SUMS).unlink()
+        yield temporary
         write_sums(temporary)
         _remove(path)
         os.replace(temporary, path)
         sync(path.parent)
     finally:
         clear(path.parent)
+
+
+def save(folder, step, model, tokenizer, optimizers, state):
+    """Save the checkpoint of ``step`` under ``folder`` and return its path; ``state`` is what JSON can hold.
+
+    Raises RunError when the disk is full or not writable; the folder then is as it was.
+    """
+    path = folder / f"step-{step:07d}"
+    try:
+        with _replaced(path) as temporary:
+            temporary.mkdir(parents=True)
+            model.save_pretrained(temporary)
+            save_tokenizer(tokenizer, temporary, model.config.max_position_embeddings)
+            write_whole(temporary / "training_state.safetensors", partial(save_file, _tensors(optimizers)))
+            write_json(temporary / _STATE, {**state, "step": step})
+    except (OSError, SafetensorError, ModelError, DataError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise RunError(f"could not save {path}: {reason}; earlier checkpoints are untouched") from None
+    return path
+
+
+def rewrite_config(path, model):
+    """Replace the config.json of a checkpoint, and its checksum with it, by that of ``model``."""
+    with _replaced(path) as temporary:
+        temporary.mkdir()
+        for file in path.iterdir():
+            if file.name != SUMS and file.name[0] != ".":                # not what desktops leave
+                shutil.copyfile(file, temporary / file.name)
+        save_config(model, temporary)
 
 
 def newest(folder):
