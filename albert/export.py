@@ -1,7 +1,5 @@
 """Models for other programs: ONNX, and programs of torch.export. Batch and length stay free."""
 import io
-import logging
-import warnings
 from pathlib import Path
 
 import torch
@@ -13,6 +11,7 @@ from albert.models import (Albert, AlbertForMultipleChoice, AlbertForPretraining
                            AlbertForSequenceClassification, AlbertForTokenClassification)
 from albert.names import expressible
 from albert.pretrained import PretrainedModel, checkpoint_folder, head_of, write_whole
+from albert.quiet import quiet
 
 OPSET = 20
 TOLERANCE = 1e-4
@@ -127,15 +126,9 @@ def export_onnx(model: PretrainedModel, file: Path) -> float:
         import onnxscript  # noqa: F401  torch.onnx needs it
     except ImportError as error:
         raise ModelError(f"--export onnx needs {error.name}: pip install onnx onnxscript onnxruntime") from None
-    level = logging.root.manager.disable
-    logging.disable(logging.WARNING)                            # on operators of torchvision, and of the library's own future
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            exported = torch.onnx.export(program(model), input_names=list(INPUTS), output_names=output_names(model),
-                                         opset_version=OPSET, verbose=False)
-    finally:
-        logging.disable(level)
+    with quiet():                                           # it tells of operators of torchvision and of its own future
+        exported = torch.onnx.export(program(model), input_names=list(INPUTS), output_names=output_names(model),
+                                     opset_version=OPSET, verbose=False)
     differences = []
 
     def write(path):

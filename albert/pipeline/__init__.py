@@ -9,7 +9,6 @@ that it was fine-tuned on, is read in windows that overlap by a quarter (a conte
 says in how many. Of two texts the longer one is cut, and "cut" says so. An empty input is answered by an empty dictionary.
 """
 import inspect
-import logging
 from pathlib import Path
 
 import torch
@@ -19,6 +18,7 @@ from albert.errors import ModelError
 from albert.pipeline.base import Pipeline
 from albert.pipeline.tasks import Answer, Choose, Classify, Embed, FillMask, Pair, SentenceOrder, Tag, is_regression
 from albert.pretrained import checkpoint_folder, finetuned, head_of, read_config, read_json
+from albert.quiet import quiet
 
 TASKS = {"fill-mask": FillMask, "sentence-order": SentenceOrder, "embed": Embed, "classify": Classify, "pair": Pair,
          "regress": Classify, "tag": Tag, "qa": Answer, "choose": Choose}
@@ -66,14 +66,11 @@ def pipeline(task: str | None, checkpoint, device: str | None = None, precision:
 def _to_int8(model: torch.nn.Module):
     """Have the encoder's linear layers multiply int8 weights (a scale for each output) by int8 inputs (a scale for each
     token, found as they come). The heads, the embeddings and all else stay in float32."""
-    level = logging.root.manager.disable
-    logging.disable(logging.WARNING)                            # torchao reports kernels for GPUs that it can't load
     try:
-        from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
+        with quiet():                                       # it reports kernels for GPUs that it can't load
+            from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
     except ImportError:
         raise ModelError("quantize=int8 needs the package torchao: pip install torchao") from None
-    finally:
-        logging.disable(level)
     quantize_(model, Int8DynamicActivationInt8WeightConfig(),
               lambda part, name: isinstance(part, torch.nn.Linear) and ".encoder." in f".{name}")
 
