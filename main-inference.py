@@ -50,7 +50,7 @@ def parse_arguments():
     if args.export:
         if args.output is None or args.inputs:
             parser.error("--export onnx, torch or hf takes --output FOLDER and no texts")
-        if args.output.exists() and not (args.output.is_dir() and not any(args.output.iterdir())):
+        if args.output.exists() and (not args.output.is_dir() or any(args.output.iterdir())):
             parser.error(f"--output {args.output}: it is there already, and no empty folder; name a new one")
         if args.quantize or args.precision != "fp32":
             parser.error("--export writes the model in float32: leave --quantize and --precision out")

@@ -32,10 +32,6 @@ def read_own(task, path, dev=None, text="text", text_pair=None, label="label"):
         pair = f", --text-pair {text_pair}" if text_pair else ""
         raise DataError(f"--text {text}{pair}, --label {label}: name a column once")
     tables = [Table(name) for name in (path, dev) if name]
-    for table in tables:
-        if task == "tag" and table.path.suffix.lower() == ".tsv" and text not in table.columns:
-            raise DataError(f"{table.path}: no column '{text}', there are: {', '.join(table.columns)}; name one with --text, "
-                            "or give CoNLL columns another suffix, such as .txt")
     inputs = [_inputs(task, table, text, text_pair) for table in tables]
     labels = [_labels(task, table, label) for table in tables]
     several = isinstance(labels[0][0], list)
@@ -72,7 +68,8 @@ def _ids(table, taken):
 
 def _inputs(task, table, text, text_pair):
     if task == "tag":
-        return {"words": _lists(table, text, "--text")}
+        conll_columns = ", or give CoNLL columns another suffix, such as .txt" * (table.path.suffix.lower() == ".tsv")
+        return {"words": _lists(table, text, f"--text{conll_columns}")}
     columns = {"text": table.column(text, "--text")}
     if text_pair:
         columns["pair"] = table.column(text_pair, "--text-pair")
