@@ -7,10 +7,11 @@ from torch import nn
 
 from albert.config import AlbertConfig
 from albert.errors import ModelError
+from albert.files import write_whole
 from albert.models import (Albert, AlbertForMultipleChoice, AlbertForPretraining, AlbertForQuestionAnswering,
                            AlbertForSequenceClassification, AlbertForTokenClassification)
 from albert.names import expressible
-from albert.pretrained import PretrainedModel, checkpoint_folder, head_of, write_whole
+from albert.pretrained import PretrainedModel, checkpoint_folder, head_of
 from albert.quiet import quiet
 
 OPSET = 20

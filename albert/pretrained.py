@@ -4,22 +4,22 @@ import json
 import logging
 import os
 import re
-import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from pickle import UnpicklingError
 from types import MappingProxyType
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 from torch import nn
 
 from albert.attention.convolution import ValueConvolution
 from albert.checksums import SUMS, check_sums
 from albert.config import AlbertConfig
 from albert.errors import ModelError
-from albert.names import ARCHITECTURES, EXTENDED_SUFFIX, disk_name, expressible, plain_name
+from albert.files import read_json, write_whole
+from albert.names import ARCHITECTURES, EXTENDED_SUFFIX, disk_name, expressible
+from albert.weights import WEIGHT_FILES, checksum, match_weights, read_weights, relabelled
 
 logger = logging.getLogger("albert")
 
@@ -30,13 +30,6 @@ CHANGEABLE = ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier
               "sentence_objective", "num_labels", "id2label", "problem_type")
 
 _OTHER_NAMES = {"gelu_pytorch_tanh": "gelu_new", "gelu_python": "gelu", "swish": "silu"}       # of activations, in Transformers
-WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin",
-                "pytorch_model.bin.index.json")
-
-
-# What other models than the one being loaded have on top of the encoder: left aside without a word.
-OTHER_HEADS = re.compile(r"(albert\.|bert\.|extended\.)*"
-                         r"(pooler|predictions|sop_classifier|cls|classifier|qa_outputs|\w+_head)\.")
 
 
 class PretrainedModel(nn.Module):
@@ -187,10 +180,11 @@ def read_config(folder: Path, **changes) -> AlbertConfig:
     if fixed := sorted(set(changes) - set(CHANGEABLE)):
         raise ModelError(f"{fixed[0]} is fixed by the checkpoint; what can change is {', '.join(CHANGEABLE)}")
     mapping = read_json(file)
-    for key, expected in (("position_embedding_type", "absolute"), ("is_decoder", False),
-                          ("add_cross_attention", False), ("tie_word_embeddings", True)):
-        if mapping.get(key, expected) != expected and (
-                key != "tie_word_embeddings" or head_of(folder, ()) in ("", "pretraining", "maskedlm")):
+    supported = {"position_embedding_type": "absolute", "is_decoder": False, "add_cross_attention": False}
+    if _named_head(mapping) in (None, "", "pretraining", "maskedlm"):       # other heads do not use the embeddings
+        supported["tie_word_embeddings"] = True
+    for key, expected in supported.items():
+        if mapping.get(key, expected) != expected:
             raise ModelError(f"{file}: {key}={mapping[key]!r}: only {expected!r} is supported")
     if "classifier_dropout" in mapping:
         mapping.setdefault("classifier_dropout_prob", mapping["classifier_dropout"])
@@ -206,30 +200,25 @@ def read_config(folder: Path, **changes) -> AlbertConfig:
         raise ModelError(f"{file}: {error}") from error
 
 
-def read_json(file: Path) -> dict:
-    """The object in a JSON file. Raises ModelError for anything else."""
-    try:
-        mapping = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:       # the latter: nested too deep
-        raise ModelError(f"{file}: not JSON: {error}") from None
-    except OSError as error:
-        raise ModelError(f"{file}: {error.strerror}") from None
-    if not isinstance(mapping, dict):
-        raise ModelError(f"{file}: expected a JSON object")
-    return mapping
-
-
 def head_of(folder: Path, stored: Iterable[str] | None = None) -> str:
     """The head that config.json names, such as "sequenceclassification", or where it names no architecture, as old ones
     do not, the one that the weights are of; "" for none. `stored`: the weights' names, where they are read already."""
-    names = read_json(folder / "config.json").get("architectures")
-    if isinstance(names, list) and names:
-        name = str(names[0])
-        return name.rpartition("For")[2].lower() if "For" in name else ""
+    named = _named_head(read_json(folder / "config.json"))
+    if named is not None:
+        return named
     stored = ".".join(read_weights(folder) if stored is None else stored)
     heads = {"seq_relationship.": "pretraining", "sop_classifier.": "pretraining", "predictions.": "maskedlm",
              "qa_outputs.": "questionanswering"}
     return next((head for mark, head in heads.items() if mark in stored), "")
+
+
+def _named_head(mapping: dict) -> str | None:
+    """The head of the first architecture that config.json names, "" for one without, None where it names none."""
+    names = mapping.get("architectures")
+    if not isinstance(names, list) or not names:
+        return None
+    name = str(names[0])
+    return name.rpartition("For")[2].lower() if "For" in name else ""
 
 
 def finetuned(folder: Path) -> dict:
@@ -271,131 +260,3 @@ def config_json(model: PretrainedModel) -> dict:
     if name == "AlbertForPretraining" and config.sentence_objective == "none":
         counterpart = "ForMaskedLM"
     return {"architectures": [config.model_type.capitalize() + counterpart], **values}
-
-
-def read_weights(folder: Path) -> dict[str, torch.Tensor]:
-    """All tensors of a model folder by their names on disk. Raises ModelError, naming the file."""
-    files = [folder / name for name in WEIGHT_FILES if (folder / name).is_file()]
-    if not files:
-        raise ModelError(f"{folder}: no weights here; expected one of {', '.join(WEIGHT_FILES)}")
-    if files[0].suffix != ".json":
-        return read_weight_file(files[0])
-    try:
-        shards = sorted(set(read_json(files[0])["weight_map"].values()))
-    except (KeyError, AttributeError, TypeError) as error:
-        raise ModelError(f"{files[0]}: not an index of weight files") from error
-    weights, suffix = {}, Path(files[0].name.removesuffix(".index.json")).suffix
-    for shard in shards:
-        if not isinstance(shard, str) or Path(shard).name != shard or Path(shard).suffix != suffix:
-            raise ModelError(f"{files[0]}: names {shard!r}, which is not a {suffix} file of this folder")
-        if not (folder / shard).is_file():
-            raise ModelError(f"{files[0]}: names {shard}, which is not in the folder")
-        weights |= read_weight_file(folder / shard)
-    return weights
-
-
-def read_weight_file(file: Path) -> dict[str, torch.Tensor]:
-    if file.suffix == ".safetensors":
-        try:
-            with safe_open(file, "pt") as opened:
-                expected = (opened.metadata() or {}).get("checksum")
-            weights = load_file(file)
-        except (SafetensorError, OSError) as error:
-            raise ModelError(f"{file}: damaged or not safetensors: {error}") from error
-        if expected is not None and expected != str(checksum(weights.values())):
-            raise ModelError(f"{file}: damaged: the weights do not match the checksum they were saved with")
-        return weights
-    try:
-        weights = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
-    except UnpicklingError as error:
-        raise ModelError(f"{file}: not loaded, since it would unpickle more than tensors or is damaged; "
-                         "convert it to model.safetensors where you trust it") from error
-    except Exception as error:  # of damaged bytes the unpickler raises whatever it stumbles over
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        raise ModelError(f"{file}: damaged or not a PyTorch file: {reason}") from error
-    if not isinstance(weights, dict) or not all(isinstance(value, torch.Tensor) for value in weights.values()):
-        raise ModelError(f"{file}: expected a state dictionary of tensors")
-    return weights
-
-
-def relabelled(stored: dict[str, torch.Tensor], before: dict | None, after: dict) -> dict[str, torch.Tensor]:
-    """The weights with the classifier's rows in the order of the labels `after`, and without a classifier of others than
-    these. Labels without a name (LABEL_0, ...) may stand for any."""
-    if not before or all(name == f"LABEL_{index}" for index, name in before.items()):
-        return stored
-    classifier = [name for name in stored if re.search(r"(^|\.)classifier\.", name)]
-    if sorted(before.values()) != sorted(after.values()):
-        return {name: weight for name, weight in stored.items() if name not in classifier}
-    places = {name: index for index, name in before.items()}
-    order = [places[after[index]] for index in sorted(after)]
-    return stored | {name: stored[name][order] for name in classifier if stored[name].shape[:1] == (len(order),)}
-
-
-def match_weights(model: PretrainedModel, stored: dict[str, torch.Tensor], folder: Path,
-                  new_labels: bool) -> tuple[dict[str, torch.Tensor], list[str]]:
-    """Weights by their names in `model`, and the heads that the stored ones lack.
-
-    Raises ModelError for a missing encoder weight, one of another shape, and an unexpected encoder weight.
-    """
-    config = model.config
-    available = {plain_name(name, config.model_type): name for name in stored}
-    weights, missing, renewed = {}, [], set()
-    bare = type(model).__name__ == "Albert"
-    for name, parameter in model.state_dict().items():
-        known = disk_name(f"albert.{name}" if bare else name, config)
-        source = available.pop(known, None)
-        if source is None:
-            missing.append((name, known))
-        elif stored[source].shape != parameter.shape:
-            if new_labels and name.startswith("classifier."):
-                renewed.add("classifier")
-                continue
-            raise ModelError(f"{folder}: {source} is {tuple(stored[source].shape)}, but the configuration implies "
-                             f"{tuple(parameter.shape)}")
-        elif not stored[source].is_floating_point():
-            raise ModelError(f"{folder}: {source} is {stored[source].dtype}, expected floating point")
-        else:
-            weights[name] = stored[source] if stored[source].itemsize >= 4 else stored[source].float()
-    for name, known in missing:
-        head = re.match(r"(albert\.)?(pooler|\w+_head|classifier)(?=\.)", name)
-        if head is None or any(given.startswith(head[0] + ".") for given in weights):
-            raise ModelError(f"{folder}: no weight {known}, which config.json implies "
-                             f"({len(missing)} missing in all)")
-        renewed.add(head[0])
-    available.pop(None, None)
-    unexpected = sorted(available.values())
-    for name in unexpected:
-        if re.search(r"(^|\.)(embeddings|encoder)\.", name):
-            raise ModelError(f"{folder}: weight {name} has no place in the model that config.json describes "
-                             f"({len(unexpected)} such in all)")
-    unknown = [name for name in unexpected if not OTHER_HEADS.match(name)]
-    if unknown:
-        logger.warning("%s: not used: %s", folder, ", ".join(unknown))
-    return weights, sorted(renewed)
-
-
-def checksum(weights) -> int:
-    """Sum of all tensors' bytes as 64-bit words, modulo 2⁶⁴: finds any flipped bit at the speed of memory."""
-    total = 0
-    for weight in weights:
-        flat = weight.reshape(-1).view(torch.uint8)
-        words = len(flat) // 8 * 8
-        aligned = flat[:words] if flat.storage_offset() % 8 == 0 else flat[:words].clone()
-        total += int(aligned.view(torch.int64).sum()) + int.from_bytes(bytes(flat[words:].tolist()), "little")
-    return total % 2**64
-
-
-def write_whole(file: Path, write):
-    """Let `write` write a temporary file beside `file`, in a folder that is made where there is none, then rename it: `file`
-    is old or new, never half."""
-    temporary = file.with_name(file.name + ".tmp")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary.unlink(missing_ok=True)                    # a link would be written through
-    try:
-        temporary.touch()
-        mode = temporary.stat().st_mode                  # as the umask has it; safetensors' own files are the owner's alone
-        write(temporary)
-        os.chmod(temporary, mode)
-        os.replace(temporary, file)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from albert import (Albert, AlbertConfig, AlbertForMultipleChoice, AlbertForPretraining, AlbertForQuestionAnswering,
                     AlbertForSequenceClassification, AlbertForTokenClassification, ModelError, checkpoint_folder)
 from albert.attention import KINDS
-from albert.pretrained import checksum
+from albert.weights import checksum
 
 COUNTERPARTS = {
     Albert: "Model", AlbertForPretraining: "ForPreTraining",

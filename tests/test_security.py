@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from albert import AlbertConfig, AlbertForPretraining, ModelError
 from albert.checksums import SUMS, write_sums
-from albert.pretrained import WEIGHT_FILES
+from albert.weights import WEIGHT_FILES
 from data.errors import DataError
 from data.tokenizer import load_tokenizer
 from trainer import checkpoints

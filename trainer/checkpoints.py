@@ -19,7 +19,8 @@ from safetensors.torch import load_file, save_file
 
 from albert.checksums import SUMS, check_sums, sync, write_sums
 from albert.errors import ModelError
-from albert.pretrained import save_config, write_whole
+from albert.files import write_whole
+from albert.pretrained import save_config
 from data.errors import DataError
 from data.tokenizer import save_tokenizer
 from trainer.errors import RunError

@@ -4,7 +4,7 @@ import shlex
 
 import numpy as np
 
-from albert.pretrained import write_whole
+from albert.files import write_whole
 from data.tokenizer import special_ids
 from trainer import checkpoints
 from trainer.command import how_to_call

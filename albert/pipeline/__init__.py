@@ -15,9 +15,10 @@ import torch
 
 from albert.config import AlbertConfig
 from albert.errors import ModelError
+from albert.files import read_json
 from albert.pipeline.base import Pipeline
 from albert.pipeline.tasks import Answer, Choose, Classify, Embed, FillMask, Pair, SentenceOrder, Tag, is_regression
-from albert.pretrained import checkpoint_folder, finetuned, head_of, read_config, read_json
+from albert.pretrained import checkpoint_folder, finetuned, head_of, read_config
 from albert.quiet import quiet
 
 TASKS = {"fill-mask": FillMask, "sentence-order": SentenceOrder, "embed": Embed, "classify": Classify, "pair": Pair,
