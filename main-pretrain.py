@@ -5,8 +5,6 @@ from contextlib import closing
 from types import SimpleNamespace
 
 import trainer.openmp  # noqa: F401 (before torch)
-import torch
-
 from albert import AlbertConfig, AlbertForPretraining
 from albert.pretrained import checkpoint_folder, read_config
 from data import fast, native
@@ -113,7 +111,7 @@ def prepared_text(args, flags, hps, keys, start, world):
     store, tokenizer = PIPELINES[flags.preprocess].prepare(
         source, cache_of(args), tokenizer=given, kind=hps.tokenizer_kind, vocab_size=hps.vocab_size,
         language=hps.language, lower_case=hps.lower_case, strip_accents=hps.strip_accents,
-        num_workers=torch.get_num_threads(), progress=world.is_main and not args.tqdm_off, announce=world.is_main, world=world)
+        num_workers=machine.workers(), progress=world.is_main and not args.tqdm_off, announce=world.is_main, world=world)
     if not args.resume:
         world.print(*vocabulary_remarks(hps, keys, given, vocabulary_size(tokenizer)))
     hps.vocab_size, hps.pad_token_id = vocabulary_size(tokenizer), special_ids(tokenizer).pad

@@ -1,10 +1,10 @@
 """SHA256SUMS, the checksums of a folder's files in the format of the command ``sha256sum``."""
 
 import hashlib
-import os
 from pathlib import Path
 
 from albert.errors import ModelError
+from albert.files import sync
 
 SUMS = "SHA256SUMS"
 
@@ -47,12 +47,3 @@ def sha256(file: Path) -> str:
         while block := opened.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
-
-
-def sync(path: Path):
-    """Wait until a file or folder is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -61,7 +61,7 @@ class AlbertConfig:
 
     share: str = "all"
     norm_position: str = "post"
-    attention: str = "softmax"
+    attention: str = "softmax"                     # of a config.json without the key; hps.py has Nyström
     conv_kernel_size: int | None = None            # None: 33 tokens for Nyström, 0 (no convolution) otherwise
     num_landmarks: int = 64                        # Nyström; Linformer's projected length
     pinv_iterations: int = 6

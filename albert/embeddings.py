@@ -36,5 +36,6 @@ class Embeddings(nn.Module):
 
 
 def table(rows: int, size: int, padding_idx: int | None = None) -> nn.Embedding:
-    # nn.Embedding() draws its weights, which on the meta device costs seconds of imports before any loading
+    """An embedding whose weights `initialize` draws, or a file fills."""
+    # nn.Embedding() would draw them itself, which on the meta device costs seconds of imports before any loading
     return nn.Embedding.from_pretrained(torch.empty(rows, size), freeze=False, padding_idx=padding_idx)

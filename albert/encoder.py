@@ -66,10 +66,11 @@ class FeedForward(nn.Module):
 
 
 class Encoder(nn.Module):
-    """`num_hidden_layers` steps through blocks whose parameters are shared over depth (ALBERT, section 3.1).
+    """Layers whose parameters are shared over depth (ALBERT, section 3.1).
 
-    The steps are divided evenly among the groups; a step runs the `inner_group_num` layers of its group.
-    `share` says which blocks follow the groups: the others are new at every step.
+    `layers` has, for each layer that runs, `num_hidden_layers` · `inner_group_num` of them, the numbers of its attention
+    and of its feed-forward block. They are divided evenly among the groups; `share` says which blocks are those of the
+    group: the others are new at every depth.
     """
 
     def __init__(self, config: AlbertConfig):
@@ -79,35 +80,35 @@ class Encoder(nn.Module):
         self.feed_forward = nn.ModuleList(FeedForward(config) for _ in range(config.ffn_groups * inner))
         pre_norm = config.norm_position == "pre"
         self.norm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps) if pre_norm else None
-        self.steps = list(zip(layer_indices(config, config.attention_groups),
-                              layer_indices(config, config.ffn_groups)))
+        self.layers = list(zip(block_numbers(config, config.attention_groups), block_numbers(config, config.ffn_groups)))
         self.activation_checkpointing = False
 
     def forward(self, hidden: torch.Tensor, mask: torch.Tensor | None = None, keep: Keep | None = None) -> torch.Tensor:
         """hidden (B, T, H) and mask (B, T), true = token, to (B, T, H), or to what `keep` leaves of it: the last layer's
         attention sees all tokens, but what comes after it is computed of these alone.
 
-        With `activation_checkpointing` only each step's input is kept for the backward pass, which computes the step
+        With `activation_checkpointing` only each layer's input is kept for the backward pass, which computes the layer
         again, with the same dropout (Chen et al. 2016): less memory, a third more time, the same gradients.
         """
         if self.norm is not None:
-            # pre-LN normalises no sum on its way: under autocast all of them would be of the embeddings' 8 or 11 bits
+            # pre-LN normalises no sum on its way: in the 8 or 11 bits that autocast leaves the embeddings in, small terms
+            # would be lost
             hidden = hidden.to(torch.promote_types(hidden.dtype, torch.float32))
-        for step, kept in zip(self.steps, [None] * (len(self.steps) - 1) + [keep]):
+        for layer, kept in zip(self.layers, [None] * (len(self.layers) - 1) + [keep]):
             if self.activation_checkpointing and torch.is_grad_enabled():
-                hidden = checkpoint(self._step, step, hidden, mask, kept, use_reentrant=False)
+                hidden = checkpoint(self._run, layer, hidden, mask, kept, use_reentrant=False)
             else:
-                hidden = self._step(step, hidden, mask, kept)
+                hidden = self._run(layer, hidden, mask, kept)
         return hidden if self.norm is None else self.norm(hidden)
 
-    def _step(self, step: tuple[int, int], hidden: torch.Tensor, mask: torch.Tensor | None,
-              keep: Keep | None) -> torch.Tensor:
-        attention, feed_forward = step
+    def _run(self, layer: tuple[int, int], hidden: torch.Tensor, mask: torch.Tensor | None,
+             keep: Keep | None) -> torch.Tensor:
+        attention, feed_forward = layer
         return self.feed_forward[feed_forward](self.attention[attention](hidden, mask, keep))
 
 
-def layer_indices(config: AlbertConfig, groups: int) -> list[int]:
-    """Index of the layer that each of the num_hidden_layers · inner_group_num applications takes."""
-    steps_per_group = config.num_hidden_layers / groups  # a float, as in the release: it need not be whole
-    return [int(step / steps_per_group) * config.inner_group_num + inner
-            for step in range(config.num_hidden_layers) for inner in range(config.inner_group_num)]
+def block_numbers(config: AlbertConfig, groups: int) -> list[int]:
+    """The number of the block that each of the num_hidden_layers · inner_group_num layers takes."""
+    depths = config.num_hidden_layers / groups           # of a group; a float, as in the release: it need not be whole
+    return [int(depth / depths) * config.inner_group_num + inner
+            for depth in range(config.num_hidden_layers) for inner in range(config.inner_group_num)]

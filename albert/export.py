@@ -48,15 +48,15 @@ class Plain(nn.Module):
 def lengths(config: AlbertConfig) -> tuple[int, int]:
     """The shortest and the longest row, padding included, that a program of the model takes.
 
-    Kinds of attention that compute short rows exactly have programs for longer ones alone: Nyström above num_landmarks
-    tokens, MRA above block_size · blocks_per_row, local attention above half its window. Raises ModelError where the
-    model has no more positions than that.
+    Kinds of attention that compute short rows by another path have programs for longer ones alone: Nyström above
+    num_landmarks tokens, MRA above block_size · blocks_per_row, local attention above half its window (one chunk). Raises
+    ModelError where the model has no more positions than that.
     """
-    exact = {"nystrom": config.num_landmarks, "mra": config.block_size * config.blocks_per_row,
+    short = {"nystrom": config.num_landmarks, "mra": config.block_size * config.blocks_per_row,
              "local": config.attention_window // 2}
-    least, longest = exact.get(config.attention, 1) + 1, config.max_position_embeddings
+    least, longest = short.get(config.attention, 1) + 1, config.max_position_embeddings
     if least >= longest:
-        raise ModelError(f"{config.attention} attention approximates texts of more than {least - 1} tokens, and the model "
+        raise ModelError(f"a program of {config.attention} attention takes texts of more than {least - 1} tokens, and the model "
                          f"has {longest} positions: switch to softmax attention first")
     return least, longest
 

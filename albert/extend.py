@@ -19,14 +19,14 @@ from albert.pretrained import PretrainedModel, initialize
 def extend_positions(model: PretrainedModel, positions: int) -> str:
     """Give the model `positions` positions; the new ones repeat the trained ones in order, as Longformer's
     were begun (Beltagy et al. 2020, section 5). Raises ModelError for fewer than it has."""
-    encoder = encoder_of(model)
-    trained = encoder.embeddings.position_embeddings.weight.detach()
+    albert = albert_of(model)
+    trained = albert.embeddings.position_embeddings.weight.detach()
     if positions < len(trained):
         raise ModelError(f"max_position_embeddings={positions}: the checkpoint has {len(trained)} already")
     copies = -(-positions // len(trained))
-    encoder.embeddings.position_embeddings = nn.Embedding.from_pretrained(
+    albert.embeddings.position_embeddings = nn.Embedding.from_pretrained(
         trained.repeat(copies, 1)[:positions], freeze=False)
-    for part in encoder.encoder.modules():
+    for part in albert.encoder.modules():
         if isinstance(part, LinformerAttention):
             part.extend_positions(positions)
     set_config(model, max_position_embeddings=positions)
@@ -46,7 +46,7 @@ def switch_attention(model: PretrainedModel, attention: str, **options) -> str:
     width = before.conv_kernel_size if same else None
     config = replace(before, **{"attention": attention, "conv_kernel_size": width, **options})
     kept = config.conv_kernel_size == before.conv_kernel_size
-    for block in encoder_of(model).encoder.attention:
+    for block in albert_of(model).encoder.attention:
         attend = build_attention(config).to(block.query.weight)
         initialize(attend, config)
         if kept and config.conv_kernel_size:
@@ -75,8 +75,8 @@ def replace_vocabulary(model: PretrainedModel, vocab_size: int, new_rows_from: M
 
     Raises ModelError for an id outside either vocabulary.
     """
-    encoder = encoder_of(model)
-    trained = encoder.embeddings.word_embeddings.weight.detach()
+    albert = albert_of(model)
+    trained = albert.embeddings.word_embeddings.weight.detach()
     new, old = (torch.tensor(list(ids), dtype=torch.long, device=trained.device)
                 for ids in (new_rows_from.keys(), new_rows_from.values()))
     for ids, size in ((new, vocab_size), (old, len(trained))):
@@ -86,7 +86,7 @@ def replace_vocabulary(model: PretrainedModel, vocab_size: int, new_rows_from: M
     initialize(embeddings, model.config)
     with torch.no_grad():
         embeddings.weight[new] = trained[old]
-    encoder.embeddings.word_embeddings = embeddings
+    albert.embeddings.word_embeddings = embeddings
     if hasattr(model, "mlm_head"):
         bias = torch.zeros(vocab_size).to(trained)
         bias[new] = model.mlm_head.bias.detach()[old]
@@ -96,9 +96,9 @@ def replace_vocabulary(model: PretrainedModel, vocab_size: int, new_rows_from: M
     return f"vocabulary exchanged: {kept} of {vocab_size} embeddings kept, {vocab_size - kept} initialised"
 
 
-def encoder_of(model: PretrainedModel) -> Albert:
+def albert_of(model: PretrainedModel) -> Albert:
     return model if isinstance(model, Albert) else model.albert
 
 
 def set_config(model: PretrainedModel, **changes):
-    encoder_of(model).config = model.config = replace(model.config, **changes)
+    albert_of(model).config = model.config = replace(model.config, **changes)

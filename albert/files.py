@@ -1,4 +1,4 @@
-"""Files of JSON, and files that are written whole or not at all."""
+"""Files of JSON, and files that are written whole or not at all (those of data/, which knows no models: `data.building`)."""
 
 import json
 import os
@@ -20,6 +20,12 @@ def read_json(file: Path) -> dict:
     return mapping
 
 
+def write_json(file: Path, value):
+    """Write `value` into a JSON file, whole or not at all."""
+    text = json.dumps(value, indent=2) + "\n"
+    write_whole(file, lambda path: path.write_text(text, encoding="utf-8"))
+
+
 def write_whole(file: Path, write):
     """Let `write` write a temporary file beside `file`, in a folder that is made where there is none, then rename it: `file`
     is old or new, never half."""
@@ -31,6 +37,16 @@ def write_whole(file: Path, write):
         mode = temporary.stat().st_mode                  # as the umask has it; safetensors' own files are the owner's alone
         write(temporary)
         os.chmod(temporary, mode)
+        sync(temporary)
         os.replace(temporary, file)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def sync(path: Path):
+    """Wait until a file or folder is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -59,19 +59,19 @@ class DecodedCrossEntropy(Function):
             logits = inputs[part] @ weight.T
             wanted, rows = labels[part], max(piece // size, 1)
             logits[len(wanted):] = 0
-            for raw, label in zip(logits[:len(wanted)].split(rows), wanted.split(rows)):
-                scores, label = raw.to(precise, copy=True).add_(bias), label[:, None]
+            for piece_logits, label in zip(logits[:len(wanted)].split(rows), wanted.split(rows)):
+                scores, label = piece_logits.to(precise, copy=True).add_(bias), label[:, None]
                 scores -= scores.amax(dim=-1, keepdim=True)
-                wins = scores.gather(1, label)
-                correct += (wins == 0).sum()
-                loss -= wins.sum()
+                margin = scores.gather(1, label)        # 0 where the label's logit is the largest, else less
+                correct += (margin == 0).sum()
+                loss -= margin.sum()
                 total = scores.exp_().sum(dim=-1, keepdim=True)
                 loss += total.log().sum()
                 if differentiate:
                     scores /= total
                     scores.scatter_add_(1, label, scores.new_full((), -1).expand_as(label))
                     bias_grad += scores.sum(dim=0)
-                    raw.copy_(scores)
+                    piece_logits.copy_(scores)
             if differentiate:
                 torch.mm(logits, weight, out=inputs_grad[part])
                 product = (logits.T @ inputs[part]).to(precise)

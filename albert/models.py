@@ -19,8 +19,8 @@ from albert.encoder import Encoder
 from albert.heads import ClassificationHead, MaskedLMHead
 from albert.pretrained import PretrainedModel, initialize
 
-# With labels the masked positions are filled up to a multiple of so many: their count is new in every batch, and a library
-# that prepares a product for its shape (oneDNN: 10 ms for 8,000 words) would never meet a shape again.
+# With labels the masked positions are filled up to a multiple of so many: their count is new in every batch, and oneDNN
+# prepares a product anew for each shape (10 ms for 8,000 words).
 ROWS = 64
 
 
@@ -59,12 +59,16 @@ class Albert(PretrainedModel):
                 positions: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor | None]:
         """With positions (M,), indices into the flattened (B · T) tokens, the hidden states are theirs, (M, H), and the
         last layer computes no others but those of the first tokens."""
-        mask, keep, (rows, length) = None if attention_mask is None else attention_mask.bool(), None, input_ids.shape
-        if positions is not None:
-            first = torch.arange(rows, device=input_ids.device) * length
-            keep = partial(_at, torch.cat([first, positions]))
-        hidden = self.encoder(self.embeddings(input_ids, token_type_ids), mask, keep)
-        first, hidden = (hidden[:, 0], hidden) if keep is None else (hidden[:rows], hidden[rows:])
+        mask = None if attention_mask is None else attention_mask.bool()
+        embedded = self.embeddings(input_ids, token_type_ids)
+        if positions is None:
+            hidden = self.encoder(embedded, mask)
+            first = hidden[:, 0]
+        else:
+            rows, length = input_ids.shape
+            starts = torch.arange(rows, device=input_ids.device) * length
+            kept = self.encoder(embedded, mask, partial(_at, torch.cat([starts, positions])))
+            first, hidden = kept[:rows], kept[rows:]
         return hidden, None if self.pooler is None else torch.tanh(self.pooler(first))
 
     def pool(self, input_ids: torch.Tensor, token_type_ids: torch.Tensor | None,
@@ -99,9 +103,9 @@ class AlbertForPretraining(PretrainedModel):
                 attention_mask: torch.Tensor | None = None,
                 masked_positions: torch.Tensor | None = None,
                 mlm_labels: torch.Tensor | None = None) -> PretrainingOutput | PretrainingLoss:
-        """masked_positions (M,): indices into the flattened (B · T) tokens; the MLM head runs on no others, nor does what
-        the last layer has after its attention. With mlm_labels (M,), what stood there, a PretrainingLoss, for which the
-        (M, V) logits are never held at once."""
+        """masked_positions (M,): indices into the flattened (B · T) tokens, the only ones for which the MLM head, and what
+        the last layer has after its attention, is computed. mlm_labels (M,), only together with these: the tokens that
+        stood there; then a PretrainingLoss is returned, for which the (M, V) logits are never held at once."""
         if mlm_labels is not None:
             masked_positions = F.pad(masked_positions, (0, -len(masked_positions) % ROWS))
         hidden, pooled = self.albert(input_ids, token_type_ids, attention_mask, masked_positions)

@@ -1,6 +1,5 @@
 """Models from folders and into folders: config.json and model.safetensors, laid out as by 🤗 Transformers."""
 
-import json
 import logging
 import os
 import re
@@ -17,7 +16,7 @@ from albert.attention.convolution import ValueConvolution
 from albert.checksums import SUMS, check_sums
 from albert.config import AlbertConfig
 from albert.errors import ModelError
-from albert.files import read_json, write_whole
+from albert.files import read_json, write_json, write_whole
 from albert.names import ARCHITECTURES, EXTENDED_SUFFIX, disk_name, expressible
 from albert.weights import WEIGHT_FILES, checksum, match_weights, read_weights, relabelled
 
@@ -35,7 +34,7 @@ _OTHER_NAMES = {"gelu_pytorch_tanh": "gelu_new", "gelu_python": "gelu", "swish":
 class PretrainedModel(nn.Module):
     """Gives a model `from_pretrained` and `save_pretrained`; the model's only other duty is its `config`.
 
-    `finetuned`: what a fine-tuning has settled beside the weights, see `finetuned`; config.json keeps it.
+    `finetuned`: what a fine-tuning has settled beside the weights, see `read_finetuned`; config.json keeps it.
     """
 
     config: AlbertConfig
@@ -47,8 +46,8 @@ class PretrainedModel(nn.Module):
 
         path: a run folder (its newest undamaged checkpoint), a checkpoint folder, or a folder or hub name in
         the Hugging Face layout. changes: configuration keys that differ from the folder's, out of
-        `CHANGEABLE`; with other labels than the folder's, or where its head is of another task, a classifier is begun
-        anew, with the same labels in another order it gives its answers in that one. A head that the folder lacks is
+        `CHANGEABLE`. With other labels than the folder's, or where its head is of another task, a classifier is begun
+        anew; with the same labels in another order the old one is put in that order. A head that the folder lacks is
         initialised, which is logged; `anew` names all such. On CPU the weights are the file's own pages.
 
         Raises ModelError for a folder without a model, an unreachable hub, damaged files, and weights that
@@ -69,7 +68,7 @@ class PretrainedModel(nn.Module):
         if head_of(folder, stored) not in ("", cls.__name__.rpartition("For")[2].lower()):         # another head's classifier
             stored = {name: weight for name, weight in stored.items() if not name.startswith("classifier.")}
         else:
-            model.finetuned = finetuned(folder)
+            model.finetuned = read_finetuned(folder)
         if "id2label" in changes:
             stored = relabelled(stored, read_config(folder).id2label, config.id2label)
         weights, model.anew = match_weights(model, stored, folder, new_labels)
@@ -131,15 +130,13 @@ def checkpoint_folder(path: str | os.PathLike) -> Path:
     except OSError as error:                                 # a name that is too long, for example
         raise ModelError(f"{str(path)[:80]}: {error.strerror}") from None
     if (folder / "checkpoints").is_dir():
-        steps = {int(step[1]): child for child in (folder / "checkpoints").iterdir()
-                 if (step := re.fullmatch(r"step-(\d+)", child.name)) and (child / "config.json").is_file()
-                 and (child / "model.safetensors").is_file()}
-        for step in sorted(steps, reverse=True):
-            try:
-                _check_model(steps[step])
-                return steps[step]
-            except ModelError as fault:
-                logger.warning("passing over a damaged checkpoint: %s", fault)
+        for step in reversed(listed(folder / "checkpoints")):
+            if (step / "config.json").is_file() and (step / "model.safetensors").is_file():
+                try:
+                    _check_model(step)
+                    return step
+                except ModelError as fault:
+                    logger.warning("passing over a damaged checkpoint: %s", fault)
         raise ModelError(f"{folder}: no complete checkpoint in this run folder")
     if folder.is_dir():
         if not (folder / "config.json").is_file():
@@ -150,6 +147,12 @@ def checkpoint_folder(path: str | os.PathLike) -> Path:
     if not re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", str(path)):
         raise ModelError(f"{folder}: no such folder")
     return download(str(path))
+
+
+def listed(folder: Path) -> list[Path]:
+    """The folders step-<number> in `folder`, a run's checkpoints, oldest first."""
+    return sorted((path for path in folder.glob("step-*") if path.name[5:].isdecimal() and path.is_dir()),
+                  key=lambda path: int(path.name[5:]))
 
 
 def _check_model(folder: Path):
@@ -221,7 +224,7 @@ def _named_head(mapping: dict) -> str | None:
     return name.rpartition("For")[2].lower() if "For" in name else ""
 
 
-def finetuned(folder: Path) -> dict:
+def read_finetuned(folder: Path) -> dict:
     """What a fine-tuning has settled beside the weights in a folder, as far as it has: "inputs" (their names), "seq_len",
     "doc_stride" and "threshold" (of no answer)."""
     values = read_json(folder / "config.json").get("finetuned")
@@ -233,8 +236,7 @@ def finetuned(folder: Path) -> dict:
 
 def save_config(model: PretrainedModel, folder: Path):
     """Write config.json, whole or not at all."""
-    text = json.dumps(config_json(model), indent=2) + "\n"
-    write_whole(folder / "config.json", lambda path: path.write_text(text, encoding="utf-8"))
+    write_json(folder / "config.json", config_json(model))
 
 
 def config_json(model: PretrainedModel) -> dict:

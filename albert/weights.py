@@ -84,7 +84,8 @@ def relabelled(stored: dict[str, torch.Tensor], before: dict | None, after: dict
 
 def match_weights(model: nn.Module, stored: dict[str, torch.Tensor], folder: Path,
                   new_labels: bool) -> tuple[dict[str, torch.Tensor], list[str]]:
-    """Weights by their names in `model`, and the heads that the stored ones lack.
+    """Weights by their names in `model`, and the heads that the stored ones lack: with `new_labels` also a classifier of
+    another shape.
 
     Raises ModelError for a missing encoder weight, one of another shape, and an unexpected encoder weight.
     """

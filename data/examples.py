@@ -3,7 +3,8 @@
 The pairs follow the ALBERT release (create_pretraining_data.py): whole consecutive sentences of one document
 fill the sequence, are split at a random sentence end into A and B, and half of the pairs are swapped. Which sequences
 are short is drawn for each (the paper's "probability of 10 %"), in the release once a document. Masks are drawn afresh
-every epoch. Every draw is a pure function of (seed, epoch, sample).
+every epoch. Every draw is a pure function of (seed, epoch, sample). The same in loops, one sample at a time, is
+`data/native/examples.py`: read it first.
 
 Legend: B samples, T tokens of the longest of them, M masked tokens, V pieces of the vocabulary.
 """
@@ -15,8 +16,9 @@ import numpy as np
 from data import draws
 from data.errors import DataError
 
-NO_LABEL = -100        # sentence label of a sample that takes no part in the sentence objective
+NO_LABEL = -100        # takes no part in a loss: a sample in the sentence objective, a token in tagging
 _BLOCK = 1 << 20       # sentences planned at a time, so that memory does not grow with the corpus
+_CORRUPTION, _SIZES, _CHOICE, _ROUNDING = 1, 2, 3, 4        # streams of the draws for a row's masks
 
 
 class Plan(NamedTuple):
@@ -173,7 +175,7 @@ class PretrainingExamples:
         masked = self._choose_masked(keys, ordinary, begins_word, position == a_length + 2)
         flat = np.flatnonzero(masked)
         labels = ids.reshape(-1)[flat]
-        ids.reshape(-1)[flat] = self._corrupt(draws.bits(draws.bits(keys, 1), position).reshape(-1)[flat], labels)
+        ids.reshape(-1)[flat] = self._corrupt(draws.bits(draws.bits(keys, _CORRUPTION), position).reshape(-1)[flat], labels)
         return dict(input_ids=ids, token_type_ids=in_b.astype(np.int64), attention_mask=attention,
                     masked_positions=flat, mlm_labels=labels, sentence_labels=plan.label)
 
@@ -187,7 +189,7 @@ class PretrainingExamples:
         rows, width = ordinary.shape
         number = np.arange(width)[None, :]
         row = np.arange(rows)[:, None]
-        sizes = 1 + np.searchsorted(self.ngram_cdf, draws.uniform(draws.bits(draws.bits(keys, 2), number)), "right")
+        sizes = 1 + np.searchsorted(self.ngram_cdf, draws.uniform(draws.bits(draws.bits(keys, _SIZES), number)), "right")
         word = np.cumsum(begins_word, axis=1) - 1
         begin_words = np.cumsum(sizes, axis=1) - sizes            # first word of each n-gram
         opens = np.zeros((rows, width + 1), bool)
@@ -195,9 +197,9 @@ class PretrainingExamples:
         opens = begins_word & (opens[row, word] | begins_segment)
         ngram = np.where(ordinary, np.cumsum(opens, axis=1) - 1, width - 1)
         count = opens.sum(axis=1, keepdims=True)
-        draw = draws.bits(draws.bits(keys, 3), number)
+        draw = draws.bits(draws.bits(keys, _CHOICE), number)
         order = np.argsort(np.where(number < count, draw, ~np.uint64(0)), axis=1)
-        budget = np.floor(self.mask_prob * count + draws.uniform(draws.bits(keys, 4)))
+        budget = np.floor(self.mask_prob * count + draws.uniform(draws.bits(keys, _ROUNDING)))
         taken = np.zeros((rows, width), bool)
         np.put_along_axis(taken, order, number < budget, axis=1)
         return ordinary & taken[row, ngram]

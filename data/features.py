@@ -31,7 +31,7 @@ class Features:
     tokens: by name, a value for each token ("input_ids", "token_type_ids"; for tagging "tags" and "words").
     offsets (rows + 1,): where each row begins. targets: by name, a value or row for each example.
     spans: for question answering, by name, a value for each token: "first" and "last" + 1 character in the context
-    (-1 outside of it), and whether the row is the one that shows the token "centrally".
+    (-1 outside of it), and whether the row is the one that shows the token "central".
     """
     tokens: dict[str, np.ndarray]
     offsets: np.ndarray

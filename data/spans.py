@@ -1,4 +1,6 @@
 """Answer spans from the logits of a window."""
+import math
+
 import numpy as np
 
 BEST_SPANS = 20              # as in the release's run_squad_v2.py, tokens:
@@ -21,3 +23,21 @@ def best_spans(start, end, usable, central):
     best = np.argsort(-scores, kind="stable")[:BEST_SPANS]
     spans = [(float(scores[index]), int(begins[rows[index]]), int(finishes[columns[index]])) for index in best]
     return spans, float(start[0] + end[0])
+
+
+def best_answers(context, windows):
+    """The best (score, first character, end) of a context, best first and without blanks at the ends, and the score of no
+    answer, the least of the windows'.
+
+    windows: of each the logits of start and end, and ``first``, ``last`` and ``central`` as in `data.features.Features`, (T,).
+    """
+    found, nothing = [], math.inf
+    for start, end, first, last, central in windows:
+        spans, none = best_spans(start, end, first >= 0, central.astype(bool))
+        nothing = min(nothing, none)
+        for score, a, b in spans:
+            text = context[first[a]:last[b]]
+            begin = int(first[a]) + len(text) - len(text.lstrip())
+            if text := text.strip():
+                found.append((score, begin, begin + len(text)))
+    return sorted(found, key=lambda span: -span[0]), nothing

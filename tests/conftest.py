@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 os.environ["OMP_NUM_THREADS"] = "1"     # before torch: runs in this process and in others must round alike
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")      # what is compared here is the CPU's
 ROOT = Path(__file__).resolve().parents[1]
 TINY_RUN = ["hidden_size=32", "num_attention_heads=2", "intermediate_size=64", "embedding_size=16", "vocab_size=200",
             "num_hidden_layers=2", "seq_len=32", "batch_size=8", "micro_batch_size=4", "max_steps=12", "warmup_steps=2",

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import faults
@@ -17,11 +18,30 @@ from albert import AlbertConfig, AlbertForPretraining
 from data.sources import open_source
 from data.store import prepare
 from hps import HPS
-from trainer import command
-from trainer.distributed import World
+from trainer import command, machine
+from trainer.distributed import World, agree
 from trainer.errors import RunError
 from trainer.loop import Trainer
 from trainer.pretraining import Pretraining
+
+def test_processes_on_different_devices_are_refused():
+    """One that finds no GPU would wait for the others in another way of exchanging than theirs."""
+    for kinds, refused in ((("cuda", "cuda", "cuda"), False), (("cuda", "cuda", "cpu"), True)):
+        store = torch.distributed.HashStore()
+        for rank, kind in enumerate(kinds[:2]):
+            store.set(f"device-{rank}", kind)
+        with pytest.raises(RunError, match="process 0 computes on cuda and process 2 on cpu") if refused else nullcontext():
+            agree(store, 2, 3, kinds[2])
+
+
+def test_text_is_tokenised_by_all_cores(monkeypatch):
+    """torchrun leaves each process one thread, but not one core."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(64), raising=False)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    assert machine.workers() == 1
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
+    assert machine.workers() == 8
+
 
 UNEVEN = ["micro_batch_size=3", "precision=fp32", "warmup_steps=2", "eval_every=6", "num_workers=0", "optimizer=adamw"]
 

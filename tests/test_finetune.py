@@ -16,7 +16,7 @@ from sklearn.utils.class_weight import compute_class_weight
 from albert import Albert, AlbertConfig, AlbertForPretraining, AlbertForSequenceClassification
 from albert.attention import KINDS
 from albert.checksums import check_sums, write_sums
-from albert.pretrained import finetuned
+from albert.pretrained import read_finetuned
 from data.task_files import read_task
 from data.tokenizer import load_tokenizer, save_tokenizer
 from data.tokenizer_training import train_tokenizer
@@ -150,7 +150,7 @@ def test_a_configuration_is_rewritten_with_its_checksum(checkpoint, tmp_path):
     model.finetuned = {"inputs": ["question", "context"], "threshold": 0.5}
     checkpoints.rewrite_config(path, model)
     check_sums(path)
-    assert finetuned(path) == model.finetuned and list(tmp_path.iterdir()) == [path]
+    assert read_finetuned(path) == model.finetuned and list(tmp_path.iterdir()) == [path]
 
 
 def own(tables, *flags):

@@ -845,6 +845,11 @@ def test_eight_bits_answer_nearly_the_same(models):
     torch.testing.assert_close(answers, expected, atol=0.02, rtol=0)
 
 
+def test_eight_bits_are_for_a_cpu(models):
+    with pytest.raises(ModelError, match="on a GPU take precision=bf16"):
+        pipeline("classify", models / "classes", device="cuda", quantize="int8")
+
+
 def test_eight_bits_and_bf16_exclude_each_other(inference, models):
     refused(inference([str(models / "classes"), "a text", "--quantize", "int8", "--precision", "bf16", "--cpu"]),
             "int8", "bf16")

@@ -69,7 +69,7 @@ def test_sharing_decides_which_blocks_a_step_takes(share, attention_blocks, ffn_
     encoder = Albert(small(num_hidden_layers=6, num_hidden_groups=2, share=share)).encoder
     assert (len(encoder.attention), len(encoder.feed_forward)) == (attention_blocks, ffn_blocks)
     grouped, own = [0, 0, 0, 1, 1, 1], [0, 1, 2, 3, 4, 5]
-    assert encoder.steps == list(zip(grouped if attention_blocks == 2 else own, grouped if ffn_blocks == 2 else own))
+    assert encoder.layers == list(zip(grouped if attention_blocks == 2 else own, grouped if ffn_blocks == 2 else own))
 
 
 def batch(rows=5, tokens=40, vocabulary=60):

@@ -32,7 +32,7 @@ def model_of(**changes):
 
 class Task:
     """Rows of random tokens whose every tenth is to be told; ``blow_up`` makes the loss of those updates infinite."""
-    count_names, sum_names, read = ("mlm", "tokens"), ("mlm_loss",), 1.0
+    count_names, sum_names, read_share = ("mlm", "tokens"), ("mlm_loss",), 1.0
 
     def __init__(self, blow_up=()):
         self.blow_up, self.step = blow_up, 0

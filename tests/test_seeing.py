@@ -43,7 +43,7 @@ def test_a_peak_is_measured():
 
 
 @pytest.mark.parametrize("name, peak", [("NVIDIA A100-SXM4-80GB", 312e12), ("NVIDIA H100 PCIe", 756e12), ("Tesla T4", 65e12),
-                                        ("NVIDIA RTX A1000 Laptop GPU", None), ("NVIDIA T400", None), ("NVIDIA H100 NVL", None),
+                                        ("NVIDIA RTX A1000 Laptop GPU", None), ("NVIDIA T400", None), ("NVIDIA A100-SXM4-40GB MIG 1g.5gb", None), ("NVIDIA H100 NVL", None),
                                         ("NVIDIA H100 80GB HBM3", 989e12), ("NVIDIA GeForce RTX 4090 D", None),
                                         ("NVIDIA GeForce RTX 3090 Ti", None), ("NVIDIA GeForce RTX 3090", 71e12)])
 def test_the_peak_of_a_gpu_is_that_of_its_whole_name(monkeypatch, name, peak):

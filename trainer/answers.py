@@ -28,11 +28,11 @@ def f1(answer, gold, both_empty=1.0):
     return 2 * common / (len(ours) + len(theirs))
 
 
-def evaluate(answers, odds, golds):
+def evaluate(answers, log_odds, golds):
     """{"f1", "exact_match"}, means over questions, and for questions of which some have no answer "threshold":
-    where ``odds`` of there being none are above it, none is given. It is the one of the best F1.
+    where the ``log_odds`` of there being none are above it, none is given. It is the one of the best F1.
 
-    answers: the best text of each. odds: score of no answer less that of the best span. golds: lists of texts.
+    answers: the best text of each. log_odds: score of no answer less that of the best span. golds: lists of texts.
     """
     nothing = np.array([not texts for texts in golds])
     if nothing.any():                                      # version 2.0 passes over golds that normalise to nothing
@@ -41,14 +41,14 @@ def evaluate(answers, odds, golds):
                       for score in (exact_match, partial(f1, both_empty=float(nothing.any()))))
     if not nothing.any():
         return {"f1": float(overlap.mean()), "exact_match": float(exact.mean())}
-    # Threshold at each of the odds in turn, ascending: the questions up to there are answered.
-    order = np.argsort(odds, kind="stable")
+    # Threshold at each of the log-odds in turn, ascending: the questions up to there are answered.
+    order = np.argsort(log_odds, kind="stable")
     gains = np.concatenate([[0.0], np.cumsum((overlap - nothing)[order])])
-    level = np.concatenate([[-np.inf], np.asarray(odds)[order]])
-    ends = np.append(level[1:] > level[:-1], True)               # equal odds are answered together or not at all
+    level = np.concatenate([[-np.inf], np.asarray(log_odds)[order]])
+    ends = np.append(level[1:] > level[:-1], True)               # equal ones are answered together or not at all
     chosen = np.flatnonzero(ends)[gains[ends].argmax()]
     above = level[chosen + 1] if chosen + 1 < len(level) else level[chosen] + 2.0       # halfway: rounding flips no answer
     threshold = float(level[chosen] + above) / 2 if chosen else float(level[1]) - 1.0
-    given = np.asarray(odds) <= threshold
+    given = np.asarray(log_odds) <= threshold
     return {"f1": float(np.where(given, overlap, nothing).mean()),
             "exact_match": float(np.where(given, exact, nothing).mean()), "threshold": threshold}

@@ -11,32 +11,20 @@ import os
 import shutil
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from albert.checksums import SUMS, check_sums, sync, write_sums
+from albert.checksums import SUMS, check_sums, write_sums
 from albert.errors import ModelError
-from albert.files import write_whole
-from albert.pretrained import save_config
+from albert.files import sync, write_json, write_whole
+from albert.pretrained import listed, save_config
 from data.errors import DataError
 from data.tokenizer import save_tokenizer
 from trainer.errors import RunError
 
 _STATE = "training_state.json"
-
-
-def write_json(path, value):
-    """Write ``value`` into the file ``path``, whole or not at all."""
-    def write(temporary):
-        with open(temporary, "w", encoding="utf-8") as file:
-            json.dump(value, file, indent=2)
-            file.flush()
-            os.fsync(file.fileno())
-
-    write_whole(path, write)
 
 
 @contextmanager
@@ -93,12 +81,6 @@ def newest(folder):
         except RunError as fault:
             print(f"passing over a damaged checkpoint: {fault}", flush=True)
     raise RunError(f"{folder}: no complete checkpoint to resume from; start a new run without --resume")
-
-
-def listed(folder):
-    """The checkpoints under ``folder``, oldest first."""
-    return sorted((path for path in Path(folder).glob("step-*") if path.name[5:].isdecimal() and path.is_dir()),
-                  key=lambda path: int(path.name[5:]))
 
 
 def verified_state(path):

@@ -9,7 +9,8 @@ import torch.distributed as dist
 
 from trainer.errors import RunError
 
-_PATIENCE = timedelta(days=2)          # of what waits for text to be prepared; the exchange of gradients has PyTorch's
+_PATIENCE = timedelta(days=2)          # of what waits for text to be prepared
+_EXCHANGE = timedelta(minutes=30)      # gloo's default, for NCCL too: others may be compiling a shape that is new to them
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,13 @@ class World:
         for p, grad in zip(params, flat.split([p.numel() for p in params])):
             p.grad.copy_(grad.view_as(p))
 
+    def spread(self, tensors):
+        """Give all processes the tensors of the first one: other machines may draw weights that differ in their last bits."""
+        if self.size > 1:
+            with self._others_there():
+                for tensor in tensors:
+                    dist.broadcast(tensor, 0)
+
     @contextmanager
     def main_first(self):
         """Run a block in process 0, then in the others, which find what it has left on disk."""
@@ -109,6 +117,11 @@ def join(cpu=False):
             raise RunError(f"process {local_rank} of this machine finds {torch.cuda.device_count()} GPUs: start no more "
                            "processes than GPUs, or add --cpu")
         torch.cuda.set_device(device)
+        try:
+            torch.zeros((), device=device).item()          # fails where PyTorch was not built for the GPU
+        except RuntimeError as error:
+            raise RunError(f"{torch.cuda.get_device_name(device)}: {str(error).splitlines()[0]}; install the build of PyTorch for "
+                           "this GPU (https://pytorch.org/get-started), or add --cpu") from None
     if size == 1:
         return World(0, 1, device)
     if not dist.is_initialized():
@@ -116,7 +129,8 @@ def join(cpu=False):
         if os.environ.get("LOCAL_WORLD_SIZE") == str(size):
             # After a restart torchrun hands on the same store, with the addresses of the processes that are gone.
             store = dist.PrefixStore(f"attempt-{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
-        dist.init_process_group("nccl" if cuda else "gloo", store=store, rank=rank, world_size=size)
+        agree(store, rank, size, device.type)
+        dist.init_process_group("nccl" if cuda else "gloo", store=store, rank=rank, world_size=size, timeout=_EXCHANGE)
     world = World(dist.get_rank(), size, device, dist.new_group(backend="gloo"),
                   dist.new_group(backend="gloo", timeout=_PATIENCE))
     if cuda:
@@ -124,6 +138,15 @@ def join(cpu=False):
             dist.all_reduce(torch.zeros(1, device=device))
             torch.cuda.synchronize(device)
     return world
+
+
+def agree(store, rank, size, kind):
+    """RunError unless all processes found the same kind of device: one that has none would wait for the others in vain."""
+    store.set(f"device-{rank}", kind)
+    kinds = [store.get(f"device-{other}").decode() for other in range(size)]
+    if other := next((other for other in range(size) if kinds[other] != kinds[0]), None):
+        raise RunError(f"process 0 computes on {kinds[0]} and process {other} on {kinds[other]}: see why (nvidia-smi), or add "
+                       "--cpu")
 
 
 def leave():

@@ -32,7 +32,7 @@ class Finetuning:
     count_names = ("label", "tokens")
     sum_names = ("label_loss",)
     target = "labels"                  # what the losses need of a batch
-    read = 0.0                         # share of the tokens whose last hidden states the head reads; of one a row: 0
+    read_share = 0.0                   # share of the tokens whose last hidden states the head reads; of one a row: 0
     options = ()                       # of class_weights and label_smoothing, those that the loss knows
 
     def __init__(self, data, train, dev, hps, world):

@@ -5,7 +5,7 @@ import time
 import torch
 
 # Dense peaks of the tensor cores in bf16 or fp16, operations a second, from NVIDIA's data sheets.
-# Names that go on otherwise (H100 NVL, RTX 3090 Ti, RTX 4090 Laptop GPU) are other GPUs, which are measured.
+# Names that go on otherwise (H100 NVL, RTX 3090 Ti, RTX 4090 Laptop GPU) are other GPUs, or a part of one (MIG): measured.
 _PEAKS = {"B200": 2.25e15, "H200": 989e12, "H100 PCIe": 756e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12,
           "L40": 181e12, "L4": 121e12, "A10": 125e12, "V100": 125e12, "T4": 65e12, "RTX 4090": 165e12, "RTX 3090": 71e12}
 
@@ -37,7 +37,7 @@ def peak_flops(device, dtype):
     dtype = dtype or torch.float32
     if device.type == "cuda" and dtype != torch.float32:
         name = torch.cuda.get_device_name(device)
-        known = next((peak for part, peak in _PEAKS.items() if re.search(rf"\b{part}\b(?! (NVL|Ti|D|Laptop)\b)", name)), None)
+        known = next((peak for part, peak in _PEAKS.items() if re.search(rf"\b{part}\b(?! (NVL|Ti|D|Laptop)\b|.* MIG )", name)), None)
         if known is not None:
             return known
     size = 4096 if device.type == "cuda" else 768

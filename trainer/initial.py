@@ -82,13 +82,13 @@ def freeze(model, what):
     if what != "embeddings" and not what.isdecimal():
         raise ModelError(f"--freeze {what}: write embeddings or a number of layers")
     encoder, layers = model.albert.encoder, 0 if what == "embeddings" else int(what)
-    if layers > len(encoder.steps):
-        raise ModelError(f"--freeze {what}: the model has {len(encoder.steps)} layers")
+    if layers > len(encoder.layers):
+        raise ModelError(f"--freeze {what}: the model has {len(encoder.layers)} layers")
     frozen = [model.albert.embeddings]
-    for blocks, steps in zip((encoder.attention, encoder.feed_forward), zip(*encoder.steps)):
+    for blocks, steps in zip((encoder.attention, encoder.feed_forward), zip(*encoder.layers)):
         if layers and set(steps[:layers]) & set(steps[layers:]):
             raise ModelError(f"--freeze {what}: later layers share the weights of these; --freeze embeddings works, or "
-                             f"--freeze {len(encoder.steps)} for the whole encoder")
+                             f"--freeze {len(encoder.layers)} for the whole encoder")
         frozen += [blocks[index] for index in set(steps[:layers])]
     for part in frozen:
         part.requires_grad_(False)

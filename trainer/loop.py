@@ -27,21 +27,30 @@ from trainer.scaling import LossScaler
 class Trainer:
     """Trains ``model`` on ``task``, an object like ``trainer.pretraining.Pretraining``.
 
+    A task gives batches by ``position()``, ``updates(position)`` and ``evaluation()``; for each ``sums(model, batch)`` of
+    losses (named ``sum_names``) and ``counts(batch)`` (``count_names``) by which they are divided, and the ``read_share`` of
+    the tokens that its heads read. In evaluation ``predict(model, batch)``, ``metrics(outputs)`` of all that it put out,
+    ``goodness(scores)`` for the best checkpoint, ``baselines()`` for the picture and ``summary(scores)`` in words; what was
+    fine-tuned also has ``predictions`` and ``files``.
+
     ``hps`` has passed `hps.check`. ``quiet`` prints plain lines in place of a bar. ``profile``: updates to profile.
     """
 
     def __init__(self, task, model, tokenizer, hps, world, quiet=False, profile=0):
         self.task, self.tokenizer, self.hps, self.world, self.quiet = task, tokenizer, hps, world, quiet
-        for tensor in (*model.parameters(), *model.buffers()):      # a file's pages lie anywhere, and products of
-            tensor.data = tensor.data.clone()                       # few rows round by where their factors lie
+        for tensor in (*model.parameters(), *model.buffers()):      # pages of a file may lie at any address, by which
+            tensor.data = tensor.data.clone()                       # products of few rows round differently
         if world.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(world.device)        # of the runs before, in a sweep
         self.model, self.profile = model.to(world.device), profile if world.is_main else 0
+        world.spread(self.model.state_dict().values())
         self.params = [p for p in model.parameters() if p.requires_grad]
         self.dtype = world.gather([autocast_dtype(hps.precision, world.device)])[0]       # machines may differ
         if self.dtype == torch.bfloat16 and not multiplies_bf16(world.device):
             world.print("precision=bf16: this machine has no instructions for it, float32 is many times faster here; "
                         "--set precision=auto takes what is best")
+        if self.dtype is None and hps.precision == "auto" and world.device.type == "cuda":
+            world.print("precision=auto: this GPU has no bf16 and computes in float32; --set precision=fp16 should be faster")
         if (parts := -(-hps.batch_size // hps.micro_batch_size)) < world.size:
             world.print(f"batch_size={hps.batch_size} is {parts} micro-batches of {hps.micro_batch_size}, for {world.size} "
                         "processes: the others wait; a smaller --set micro_batch_size shares the work out")
@@ -131,7 +140,7 @@ class Trainer:
         """One optimiser step; returns the gradient norm."""
         device = self.world.device
         batches = [(number, moved(batch, device)) for number, batch in micro_batches]
-        counted = [self.task.counts(batch) for _, batch in micro_batches]
+        counted = [self.task.counts(batch) for _, batch in micro_batches]         # those have their masks all the same
         names = self.task.count_names
         *totals, received_anywhere = self.world.sum([*(sum(c[name] for c in counted) for name in names), received.signal])
         totals = dict(zip(names, totals))
@@ -199,7 +208,7 @@ class Trainer:
         if not self.world.is_main:
             return
         speed, hps = tokens / clock.seconds, self.hps
-        flops = flops_per_token(self.model.config, hps.seq_len, getattr(hps, "mask_prob", 0.0), self.task.read)
+        flops = flops_per_token(self.model.config, hps.seq_len, getattr(hps, "mask_prob", 0.0), self.task.read_share)
         record = {"kind": "train", "step": self.step, "tokens": self.tokens, **scores,
                   "learning_rate": self.optimizers[-1].param_groups[0]["lr"],
                   **({"gradient_norm": float(norm)} if math.isfinite(norm) else {}), "loss_scale": self.scaler.scale,

@@ -53,6 +53,13 @@ def autocast_dtype(precision, device):
     return dtypes[precision]
 
 
+def workers():
+    """How many processes this one may tokenise with: as many as its threads, of which torchrun gives it one by default, or as
+    its share of the cores."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+    return max(torch.get_num_threads(), cores // int(os.environ.get("LOCAL_WORLD_SIZE", cores)))
+
+
 def end_with_parent(number):
     """Have the system send this process the signal of that number once its parent has ended. Linux alone can."""
     with suppress(OSError, AttributeError):

@@ -33,7 +33,7 @@ class Pretraining:
 
     def __init__(self, store, tokenizer, hps, world, pipeline=fast):
         self.hps, self.world, self.tokenizer = hps, world, tokenizer
-        self.read = hps.mask_prob                    # share of the tokens whose last hidden states the heads read
+        self.read_share = hps.mask_prob              # share of the tokens whose last hidden states the heads read
         specials, starts = pipeline.special_ids(tokenizer), pipeline.word_starts(tokenizer)
         shape = dict(seq_len=hps.seq_len, max_ngram=hps.max_ngram, whole_words=hps.whole_words,
                      short_seq_prob=hps.short_seq_prob, sentence_objective=hps.sentence_objective)

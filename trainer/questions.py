@@ -3,7 +3,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from data.spans import BEST_SPANS, best_spans
+from data.spans import BEST_SPANS, best_answers
 from trainer import answers
 from trainer.finetuning import Finetuning
 
@@ -11,7 +11,7 @@ from trainer.finetuning import Finetuning
 class SpanAnswering(Finetuning):
     """Cross-entropy of the start and of the end, their mean; [CLS] stands for no answer in this window."""
     target = "start"
-    read = 1.0
+    read_share = 1.0
 
     def _losses(self, out, batch):
         mask = batch.get("attention_mask")                    # what fills a row up is no candidate
@@ -28,7 +28,7 @@ class SpanAnswering(Finetuning):
         return self._evaluate(self._answers(outputs))
 
     def predictions(self, outputs, examples):
-        """(id, answer, probability among the candidates); the answer is empty where the odds of there being none are
+        """(id, answer, probability among the candidates); the answer is empty where the log-odds of there being none are
         above the threshold."""
         return [(name, answer, next(share for text, _, share in candidates if text == answer))
                 for name, (answer, candidates) in zip(examples.ids, self._ranked(outputs))]
@@ -47,38 +47,33 @@ class SpanAnswering(Finetuning):
             candidates = sorted([*best, ("", none)] if threshold < np.inf else best, key=lambda candidate: -candidate[1])
             shares = np.exp(np.array([score for _, score in candidates]) - candidates[0][1])
             shares /= shares.sum()
-            ranked.append(("" if self._odds(best, none) > threshold else best[0][0],
+            ranked.append(("" if self._log_odds(best, none) > threshold else best[0][0],
                            [(*candidate, float(share)) for candidate, share in zip(candidates, shares)]))
         return ranked
 
     def _evaluate(self, found):
         golds = [[text for _, text in labels] for labels in self.data.dev.labels]
-        return answers.evaluate([best[0][0] for best, _ in found], [self._odds(best, none) for best, none in found],
+        return answers.evaluate([best[0][0] for best, _ in found], [self._log_odds(best, none) for best, none in found],
                                 golds)
 
     @staticmethod
-    def _odds(best, none):
+    def _log_odds(best, none):
         return none - best[0][1]
 
     def _answers(self, outputs):
         """For each question its best [(text, score)], of all windows, and the score of no answer: the least."""
-        features, examples = self.dev, self.data.dev
-        spans, nothing = [[] for _ in range(len(examples))], np.full(len(examples), np.inf)
+        features, contexts = self.dev, self.data.dev.inputs["context"]
+        windows, found = [[] for _ in contexts], []
         for index, starts, ends in outputs:
             for window, start, end in zip(index, starts, ends):
                 row = slice(features.offsets[window], features.offsets[window + 1])
                 size = row.stop - row.start
-                first, last = (features.spans[name][row] for name in ("first", "last"))
-                best, none = best_spans(start[:size], end[:size], first >= 0,
-                                                features.spans["central"][row].astype(bool))
-                question = features.targets["example"][window]
-                nothing[question] = min(nothing[question], none)
-                context = examples.inputs["context"][question]
-                spans[question] += [(score, text) for score, a, b in best if (text := context[first[a]:last[b]].strip())]
-        found = []
-        for candidates, none in zip(spans, nothing):
+                windows[features.targets["example"][window]].append(
+                    (start[:size], end[:size], *(features.spans[name][row] for name in ("first", "last", "central"))))
+        for context, parts in zip(contexts, windows):
+            spans, none = best_answers(context, parts)
             texts = {}
-            for score, text in sorted(candidates, key=lambda candidate: -candidate[0]):
-                texts.setdefault(text, score)
-            found.append((list(texts.items())[:BEST_SPANS] or [("", -1e9)], float(none)))
+            for score, begin, end in spans:
+                texts.setdefault(context[begin:end], score)
+            found.append((list(texts.items())[:BEST_SPANS] or [("", -1e9)], none))
         return found

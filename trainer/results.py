@@ -4,7 +4,7 @@ import shlex
 
 import numpy as np
 
-from albert.files import write_whole
+from albert.files import write_json, write_whole
 from data.tokenizer import special_ids
 from trainer import checkpoints
 from trainer.command import how_to_call
@@ -42,7 +42,7 @@ def finish(trainer, run, task_name, test):
             checkpoints.rewrite_config(run.checkpoints / f"step-{best:07d}", trainer.model)
         write_predictions(run.path / "predictions.csv", task.predictions(outputs, task.data.dev))
         for name, content in task.files(outputs).items():
-            checkpoints.write_json(run.path / name, content)
+            write_json(run.path / name, content)
         for name, outputs in submissions.items():
             rows = [row[:2] for row in task.predictions(outputs, task.data.test[name])]
             if task.data.kind == "regression":            # the benchmark's server takes no score outside of the scale
@@ -50,7 +50,7 @@ def finish(trainer, run, task_name, test):
                 rows = [(index, min(max(value, least), most)) for index, value in rows]
             write_table(run.path / f"{name}.tsv", [("index", "prediction"), *rows], dialect="excel-tab",
                         lineterminator="\n")
-        checkpoints.write_json(run.path / "metrics.json", {
+        write_json(run.path / "metrics.json", {
             "task": task_name, **run.commands(),
             "best_step": best, "steps": trainer.step, "seed": trainer.hps.seed,
             "train_examples": len(task.data.train), "dev_examples": len(task.data.dev), "dev": scores,
@@ -128,7 +128,7 @@ def finish_pretraining(trainer, run, scores, model_name):
     if best["step"] != trainer.step:
         print(f"the least held-out loss, {best['loss']:.3f}, was that of step {best['step']}, which is kept too")
     if run.path is not None:
-        checkpoints.write_json(run.path / "metrics.json", {
+        write_json(run.path / "metrics.json", {
             "task": "pretrain", **run.commands(), "steps": trainer.step, "seed": trainer.hps.seed, "dev": scores,
             "best": {name: best[name] for name in ("step", "loss")}})
         text = f"the {mask} of the file" if trainer.hps.language == "en" else f"TEXT WITH {mask} IN IT"

@@ -17,6 +17,7 @@ from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
 
+from albert.files import write_json
 from data.tokenizer import save_tokenizer
 from trainer import checkpoints, distributed, machine
 from trainer.errors import RunError
@@ -260,7 +261,7 @@ def open_run(args, task, config, trainer, state):
         # where the next resuming finds the data, and a restart of this launch the run that it has finished
         now = stored | {name: config[name] for name in ("data", "dev") if name in stored} | {"launch": launch()}
         if world.is_main and now != stored:
-            checkpoints.write_json(run.path / "config.json", now)
+            write_json(run.path / "config.json", now)
         return run
     if args.no_save:
         return Run(None)
@@ -281,8 +282,8 @@ def _new_folder(parent, task, config, environment):
     try:
         Path(parent).mkdir(parents=True, exist_ok=True)
         path = _unused(Path(parent) / name)
-        checkpoints.write_json(path / "config.json", config)
-        checkpoints.write_json(path / "environment.json", environment)
+        write_json(path / "config.json", config)
+        write_json(path / "environment.json", environment)
     except OSError as error:
         raise RunError(f"--runs-dir {parent}: {error.strerror}") from None
     return path

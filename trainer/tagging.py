@@ -10,7 +10,7 @@ class Tagging(Finetuning):
     """The tag of each word, by cross-entropy over its first sub-word. A word that was cut off is predicted O (where
     there is no O, the first tag)."""
     target = "tags"
-    read = 1.0
+    read_share = 1.0
     options = ("class_weights", "label_smoothing")
 
     def __init__(self, data, train, dev, hps, world):

@@ -1,5 +1,6 @@
 import torch
-from einops import rearrange
+
+from albert.attention.softmax import visible_keys
 
 
 def feature_attention(log_query: torch.Tensor, log_key: torch.Tensor, value: torch.Tensor,
@@ -14,9 +15,7 @@ def feature_attention(log_query: torch.Tensor, log_key: torch.Tensor, value: tor
     a denominator from zero, and no sum leaves the range of the values.
     """
     if mask is not None:
-        # a row of nothing but padding attends everywhere: softmax over no key at all is NaN
-        real = rearrange(mask | ~mask.any(dim=-1, keepdim=True), "b t -> b 1 t 1")
-        log_key = log_key.masked_fill(~real, -torch.inf)
+        log_key = log_key.masked_fill(~visible_keys(mask).mT, -torch.inf)
     total = log_key.logsumexp(dim=-2, keepdim=True)                                     # (B, heads, 1, features)
     means = (log_key - total).exp().to(value.dtype).mT @ value                          # (B, heads, features, head_dim)
     return (log_query + total).softmax(dim=-1).to(value.dtype) @ means

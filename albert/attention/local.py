@@ -30,8 +30,8 @@ class LocalAttention(nn.Module):
             (query, key, value), real, place = pack((query, key, value), mask)
         first = self.softmax(query[:, :, :1], key, value, real)
         output = torch.cat((first, self.windows(query, key, value, real)[:, :, 1:]), dim=2)
-        # unpack cuts what fills the last chunk: a slice would hold a program of torch.export to lengths that are multiples of
-        # a chunk, or to those that are not, as the length that it was made with
+        # unpack also cuts what fills the last chunk: a slice here would bind a program of torch.export to lengths that are
+        # multiples of a chunk, or to lengths that are not
         return output[:, :, :query.shape[2]] if place is None else unpack(output, place)
 
     def windows(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor,

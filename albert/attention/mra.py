@@ -54,6 +54,7 @@ class MRAAttention(nn.Module):
         count = real.sum(dim=3, dtype=precise)                                          # (B, 1, n, 1)
         query_mean, key_mean, value_mean = ((tensor.to(precise) * real).sum(dim=3) / count.clamp(min=1)
                                             for tensor in (query, key, value))          # (B, heads, n, head_dim)
+        # a mean stands for `count` keys, so that its exponential counts as often
         coarse = query_mean @ key_mean.mT + rearrange(count.clamp(min=1).log(), "b 1 n 1 -> b 1 1 n")
         coarse = coarse.masked_fill(rearrange(count == 0, "b 1 n 1 -> b 1 1 n"), LOW)
         own = torch.eye(blocks, dtype=torch.bool, device=coarse.device)
@@ -70,9 +71,10 @@ class MRAAttention(nn.Module):
         fine_total = fine.logsumexp(dim=-1, keepdim=True)
         fine_output = (fine - fine_total).exp().to(value.dtype) @ values
 
-        coarse = coarse.scatter(-1, best, LOW)
+        coarse = coarse.scatter(-1, best, LOW)                                          # these are in `fine`
         coarse_total = rearrange(coarse.logsumexp(dim=-1), "b h n -> b h n 1 1")
         coarse_output = rearrange(coarse.softmax(dim=-1) @ value_mean, "b h n d -> b h n 1 d").to(value.dtype)
+        # of the sum of all exponentials, what lies in the chosen blocks
         share = torch.sigmoid(fine_total - coarse_total).to(value.dtype)
         output = (coarse_output + share * (fine_output - coarse_output)) * real         # padding gets zero
         return rearrange(output, "b h n s d -> b h (n s) d")

@@ -12,8 +12,9 @@ from albert.config import AlbertConfig
 class NystromAttention(nn.Module):
     """Nyström approximation of softmax attention (Xiong et al. 2021, Nyströmformer, equations 7 to 13).
 
-    With landmarks q̃, k̃ the means of m consecutive segments of the tokens, attention is
-    softmax(q k̃ᵀ) · pinv(softmax(q̃ k̃ᵀ)) · softmax(q̃ kᵀ) v: O(T m) time and memory for T tokens.
+    With landmarks q̃, k̃ the means of m consecutive segments of the tokens, attention is F̃ pinv(Ã) B̃ v, where
+    F̃ = softmax(q k̃ᵀ / √d), Ã = softmax(q̃ k̃ᵀ / √d) and B̃ = softmax(q̃ kᵀ / √d) for heads of size d: O(T m) time and
+    memory for T tokens. In `forward`, `kernel` is Ã, `landmark_output` B̃ v and `corrected` pinv(Ã) B̃ v.
 
     Segments are cut from the real tokens of each row, so that padding and the other rows of a batch never
     matter. A row with no more real tokens than landmarks gets exact softmax attention.
@@ -25,8 +26,8 @@ class NystromAttention(nn.Module):
         self.iterations = config.pinv_iterations
         self.pinv_init = config.pinv_init
         self.softmax = SoftmaxAttention(config)
-        # A power of two is exact in every format, and the sums over a segment stay in the range of float16.
-        self.scale = 2.0 ** -math.ceil(math.log2(max(config.max_position_embeddings / self.landmarks, 1)))
+        # About 1 / tokens of a segment, which keeps sums over one in the range of float16; a power of two is exact.
+        self.sum_scale = 2.0 ** -math.ceil(math.log2(max(config.max_position_embeddings / self.landmarks, 1)))
 
     def forward(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor,
                 mask: torch.Tensor | None = None) -> torch.Tensor:
@@ -41,7 +42,7 @@ class NystromAttention(nn.Module):
         else:
             real = query.new_ones(1, tokens, dtype=torch.bool) if mask is None else mask
             segment = segments(real, landmarks)
-            query_means, key_means = segment_means((query, key), segment, real, landmarks, self.scale)
+            query_means, key_means = segment_means((query, key), segment, real, landmarks, self.sum_scale)
         landmark_output = self.softmax(query_means, key, value, mask)                # (B, heads, m, head_dim)
 
         with torch.autocast(query.device.type, enabled=False):
@@ -103,8 +104,9 @@ def pseudo_inverse(kernel: torch.Tensor, iterations: int, init: str) -> torch.Te
     """Approximate the Moore-Penrose inverse of row-stochastic matrices (B, heads, m, m) by the iteration of
     order three of Razavi et al. 2014 (Nyströmformer, equation 14).
 
-    It starts from the transpose divided by the largest column sum: that of each matrix (`init` "exact"), or
-    the largest one over the heads of the row ("original"; the released code takes it over the whole batch).
+    It starts from the transpose divided by the largest column sum (the paper divides by the largest row sum too, which is 1):
+    that of each matrix (`init` "exact"), or the largest one over the heads of the row ("original"; the released code takes
+    it over the whole batch).
     """
     columns = kernel.sum(dim=-2, keepdim=True).amax(dim=-1, keepdim=True)
     if init == "original":

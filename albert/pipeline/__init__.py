@@ -18,7 +18,7 @@ from albert.errors import ModelError
 from albert.files import read_json
 from albert.pipeline.base import Pipeline
 from albert.pipeline.tasks import Answer, Choose, Classify, Embed, FillMask, Pair, SentenceOrder, Tag, is_regression
-from albert.pretrained import checkpoint_folder, finetuned, head_of, read_config
+from albert.pretrained import checkpoint_folder, head_of, read_config, read_finetuned
 from albert.quiet import quiet
 
 TASKS = {"fill-mask": FillMask, "sentence-order": SentenceOrder, "embed": Embed, "classify": Classify, "pair": Pair,
@@ -31,8 +31,8 @@ def pipeline(task: str | None, checkpoint, device: str | None = None, precision:
     Hugging Face layout.
 
     task: one of `TASKS`, or None for what the checkpoint was made for. device: "cuda" where there is one. precision:
-    fp32, or bf16 or fp16 autocast. quantize: "int8" has the encoder's products computed in 8 bits, which needs the
-    package torchao. options: of the task, see its `set`. Raises ModelError for a task that is unknown or that the
+    fp32, or bf16 or fp16 autocast. quantize: "int8" has the encoder's products computed in 8 bits, on a CPU, which needs
+    the package torchao. options: of the task, see its `set`. Raises ModelError for a task that is unknown or that the
     checkpoint can't do, and for an option that the task does not have.
     """
     folder = checkpoint_folder(checkpoint)
@@ -53,9 +53,13 @@ def pipeline(task: str | None, checkpoint, device: str | None = None, precision:
         raise ModelError(f"quantize={quantize} goes with precision=fp32, not {precision}")
     try:
         device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        if quantize and device.type != "cpu":
+            raise ModelError(f"quantize={quantize} is for a CPU, not {device}: on a GPU take precision=bf16")
         torch.zeros((), device=device).item()                    # one that is there and computes
     except (RuntimeError, AssertionError, TypeError) as error:
         raise ModelError(f"device={device}: {str(error).splitlines()[0]}") from None
+    if device.type == "cuda":
+        torch.backends.cuda.enable_cudnn_sdp(False)              # it would prepare itself anew for each shape of a batch
     if unknown := sorted(options.keys() - inspect.signature(TASKS[task].set).parameters):
         raise ModelError(f"task {task}: no option '{unknown[0]}'")
     made = TASKS[task](folder, config, device, dtypes[precision], **options)
@@ -81,7 +85,7 @@ def _abilities(folder: Path, config: AlbertConfig) -> tuple[str, ...]:
     head = head_of(folder)
     if head == "sequenceclassification":
         alone = "regress" if is_regression(config) else "classify"
-        return ("pair", alone) if "pair" in finetuned(folder).get("inputs", ()) else (alone, "pair")
+        return ("pair", alone) if "pair" in read_finetuned(folder).get("inputs", ()) else (alone, "pair")
     if head == "pretraining":
         return ("fill-mask",) if config.sentence_objective == "none" else ("fill-mask", "sentence-order")
     return {"maskedlm": ("fill-mask",), "nextsentenceprediction": ("sentence-order",), "tokenclassification": ("tag",),

@@ -1,5 +1,4 @@
 """From inputs to answers, whatever the task."""
-import logging
 import queue
 import re
 import threading
@@ -13,7 +12,8 @@ import torch
 from albert.config import AlbertConfig
 from albert.errors import ModelError
 from albert.models import Albert
-from albert.pretrained import finetuned
+from albert.pretrained import read_finetuned
+from albert.quiet import quiet
 
 OVERLAP = 0.25            # of a window with the next
 BATCH_TOKENS = 4096       # tokens a forward pass, padding included
@@ -42,7 +42,7 @@ class Pipeline:
         if (size := vocabulary_size(self.tokenizer)) > config.vocab_size:
             raise ModelError(f"{folder}: the tokenizer has {size} tokens, but config.json says "
                              f"vocab_size={config.vocab_size}: they do not belong together")
-        self.settled = finetuned(folder)
+        self.settled = read_finetuned(folder)
         learned = self.settled.get("seq_len", 0)
         self.length = min(config.max_position_embeddings, learned) if learned >= 5 else config.max_position_embeddings
         self.set(**options)
@@ -52,15 +52,10 @@ class Pipeline:
         return self.model_class.from_pretrained(self.folder, **self.changes)
 
     def _load_for(self, *parts: str, otherwise: str = ""):
-        """The model, in silence about heads that are made anew and not asked. Raises ModelError where the checkpoint lacks
-        one of the ``parts``, which are."""
-        log = logging.getLogger("albert")
-        level = log.level
-        log.setLevel(logging.ERROR)
-        try:
+        """The model. ModelError where the checkpoint lacks one of the ``parts``; of other heads that are made anew, which
+        are not asked, nothing is said."""
+        with quiet():
             model = Pipeline.load(self)
-        finally:
-            log.setLevel(level)
         lacking = next((part for part in parts if {part, f"albert.{part}"} & set(model.anew)), None)
         if lacking:
             raise ModelError(f"{self.folder}: no {lacking} in this checkpoint{otherwise}")

@@ -270,24 +270,17 @@ class Answer(Pipeline):
         return zip(out.start_logits.float().cpu().numpy(), out.end_logits.float().cpu().numpy())
 
     def answer(self, item, windows):
-        from data.spans import best_spans
+        from data.spans import best_answers
 
-        best, nothing = (-float("inf"), None, None), float("inf")
-        for window, (starts, ends) in windows:
-            size = len(window["ids"])
-            spans, none = best_spans(starts[:size], ends[:size], window["first"] >= 0, window["central"].astype(bool))
-            nothing = min(nothing, none)
-            places = [(score, int(window["first"][a]), int(window["last"][b])) for score, a, b in spans]
-            best = max([best, *(span for span in places if not item[1][span[1]:span[2]].isspace())], key=lambda span: span[0])
-        score, start, end = best
-        if start is None or (self.threshold is not None and nothing - score > self.threshold):
-            score, start, end, text = None if start is None else score, None, None, ""
-        else:
-            text = item[1][start:end]
-            start, text = start + len(text) - len(text.lstrip()), text.strip()
-            end = start + len(text)
-        return {"answer": text, "start": start, "end": end, "score": score, "no_answer_score": nothing,
-                "windows": len(windows)}
+        context, sizes = item[1], [len(window["ids"]) for window, _ in windows]
+        spans, nothing = best_answers(context, [
+            (starts[:size], ends[:size], *(window[name] for name in ("first", "last", "central")))
+            for size, (window, (starts, ends)) in zip(sizes, windows)])
+        score, start, end = spans[0] if spans else (None, None, None)
+        if spans and self.threshold is not None and nothing - score > self.threshold:
+            start = end = None
+        return {"answer": "" if start is None else context[start:end], "start": start, "end": end, "score": score,
+                "no_answer_score": nothing, "windows": len(windows)}
 
 
 class Choose(Pipeline):

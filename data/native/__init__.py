@@ -1,7 +1,8 @@
 """The native pipeline: from text to batches in plain Python, to read and to trust.
 
-It makes what the fast pipeline makes, byte for byte, and shares with it nothing but the reading of files, the
-splitting of sentences, the folders of the cache and the class of errors. In the order of the text's way:
+With one vocabulary it makes what the fast pipeline makes, byte for byte (but for the code points of docs/native.md), and
+shares with it nothing but the splitting of sentences, the folders of the cache and the class of errors; the script opens the
+files. In the order of the text's way:
 
 normalization, charsmap   Unicode normalisation as a tokenizer.json or SentencePiece model says
 tokenizer                 words and pieces: unigram (lattice, Viterbi), wordpiece (greedy)

@@ -15,6 +15,7 @@ from data.errors import DataError
 from data.native.chance import below, bits, key, uniform
 
 NO_LABEL = -100        # sentence label of a sample that takes no part in the sentence objective
+_CORRUPTION, _SIZES, _CHOICE, _ROUNDING = 1, 2, 3, 4        # streams of the draws for a row's masks
 
 
 class Sample(NamedTuple):
@@ -153,7 +154,7 @@ class PretrainingExamples:
 
         The words are laid out in n-grams of random length, p(n) ∝ 1/n, none of which reaches from A into B.
         """
-        sizes = bits(self._draw("mask", epoch, number), 2)
+        sizes = bits(self._draw("mask", epoch, number), _SIZES)
         groups: list[list[int]] = []
         word, opening, drawn = -1, 0, 0          # opening: the word that the next n-gram begins with
         for place in range(1, len(ids) - 1):
@@ -174,14 +175,14 @@ class PretrainingExamples:
     def masked_places(self, epoch: int, number: int, groups: list[list[int]]) -> list[int]:
         """Places to predict: a random choice of the n-grams, ``mask_prob`` of them rounded up or down by a draw."""
         row = self._draw("mask", epoch, number)
-        choice = bits(row, 3)
-        budget = int(self.mask_prob * len(groups) + uniform(bits(row, 4)))
+        choice = bits(row, _CHOICE)
+        budget = int(self.mask_prob * len(groups) + uniform(bits(row, _ROUNDING)))
         order = sorted(range(len(groups)), key=lambda group: bits(choice, group))
         return sorted(place for group in order[:budget] for place in groups[group])
 
     def shown(self, epoch: int, number: int, place: int, token: int) -> int:
         """What stands in place of a masked token: 80 % [MASK], 10 % the token itself, 10 % a random one."""
-        draw = bits(bits(self._draw("mask", epoch, number), 1), place)
+        draw = bits(bits(self._draw("mask", epoch, number), _CORRUPTION), place)
         kind = uniform(draw)
         if kind < 0.8:
             return self.specials.mask
