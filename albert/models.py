@@ -93,7 +93,7 @@ class AlbertForPretraining(PretrainedModel):
         sentences = config.sentence_objective != "none"
         self.albert = Albert(config, pooler=sentences)
         self.mlm_head = MaskedLMHead(config)
-        dropout = config.classifier_dropout_prob if config.model_type == "albert" else 0.0
+        dropout = config.classifier_dropout_prob if config.model_type == "albert" else 0.0          # as Transformers has it
         self.sentence_head = ClassificationHead(config.hidden_size, 2, dropout) if sentences else None
         initialize(self.mlm_head, config)
         if sentences:

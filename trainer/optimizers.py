@@ -95,7 +95,7 @@ def build_optimizers(model, hps):
     muon = []
     if hps.optimizer == "muon":
         muon = [part.weight for name, part in model.named_modules() if isinstance(part, torch.nn.Linear)
-                and part.weight.requires_grad and not name.endswith(".linear")]
+                and part.weight.requires_grad and not name.endswith(".linear")]          # that of a ClassificationHead
     taken = set(map(id, muon))
     rest = [p for p in model.parameters() if p.requires_grad and id(p) not in taken]
     groups = [dict(params=[p for p in rest if p.ndim > 1], weight_decay=hps.weight_decay),
