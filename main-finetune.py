@@ -117,7 +117,7 @@ def finetune(args, flags, hps, keys, data, world, asked):
     run = open_run(args, f"finetune-{flags.task}", {
         **vars(hps), **vars(flags), "kind": data.kind, "fingerprint": data.fingerprint, "asked": asked}, trainer, state)
     world.print(*data.notes, *(f"training: {note}" for note in train_notes), *(f"held out: {note}" for note in dev_notes),
-                *(f"{flags.init_from}: {line}" for line in changes),
+                *(f"{flags.init_from}: {line}" for line in changes), *data.classes(),
                 f"{flags.task}: {len(data.train):,} training examples, {len(data.dev):,} held out; {hps.max_steps:,} "
                 f"updates of {hps.batch_size}, {where_it_runs(trainer, run)}")
     with closing(run):

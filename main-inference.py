@@ -107,12 +107,14 @@ def answer_all(args, ask):
     output = Output(args.output, args.append, fields, ask.columns, ask.config.hidden_size)
     bar = tqdm(output.left(rows), unit="row", initial=output.done, leave=False, dynamic_ncols=True,
                disable=args.tqdm_off or not args.from_file or not sys.stderr.isatty())
-    output.write(answered(ask, bar, output.done), args.format or ("jsonl" if args.from_file else "table"))
+    name = f"{source}: {'line' if has_lines(source) else 'row'}" if args.from_file else "input"
+    output.write(answered(ask, bar, output.done, name), args.format or ("jsonl" if args.from_file else "table"))
     return 0
 
 
-def answered(ask, rows, done):
-    """(columns to keep, answer) of each row, in order; rows are (columns, inputs), ``done`` came before them."""
+def answered(ask, rows, done, name):
+    """(columns to keep, answer) of each row, in order; rows are (columns, inputs), ``done`` came before them. In errors a row
+    is called ``name`` and its number."""
     kept = []
 
     def inputs():
@@ -120,7 +122,7 @@ def answered(ask, rows, done):
             kept.append(columns)
             yield item
 
-    for answer in ask.stream(inputs(), first=done + 1):
+    for answer in ask.stream(inputs(), done + 1, name):
         yield kept.pop(0), answer
 
 

@@ -49,6 +49,8 @@ def read_sentences(path):
     number = len(sentences) - (not sentences[-1])
     if not number:
         raise DataError(f"{path}: no sentences in it")
+    if all(words == [str(place) for place in range(1, len(words) + 1)] for words in sentences[:number]):
+        raise DataError(f"{path}: its first column numbers the words; take it out (cut -f 2-), the words come first")
     return sentences[:number], tags[:number], starts[:number]
 
 

@@ -68,7 +68,7 @@ class Output:
         if self.path.exists():
             raise DataError(f"--output {self.path}: it is whole; --append goes on with an interrupted one")
         body = body_of(self.path)
-        return body.stat().st_size // (4 * self.size) if body.exists() else 0
+        return max(body.stat().st_size // (4 * self.size) - 1, 0) if body.exists() else 0          # the last one is compared
 
     def left(self, rows):
         """What follows, of rows (columns to keep, input), those whose answers are there; DataError where the last
@@ -76,10 +76,12 @@ class Output:
         number, kept = 0, {}
         for number, (kept, _) in enumerate(itertools.islice(rows, self.done), start=1):
             pass
-        if self._last and (number < self.done or not self._last.startswith(self._beginning(kept))):
-            raise DataError(f"--output {self.path}: its answer {self.done} is not to row {self.done} of this input; name "
-                            "another file")
+        if number < self.done or self._last and not self._last.startswith(self._beginning(kept)):
+            raise self._of_another(self.done)
         yield from rows
+
+    def _of_another(self, number):
+        return DataError(f"--output {self.path}: its answer {number} is not to row {number} of this input; name another file")
 
     def _beginning(self, kept):
         """The bytes with which an answer begins: the columns that are kept."""
@@ -103,12 +105,19 @@ class Output:
 
     def _write_array(self, answers):
         """Embeddings as a .npy file of float32 (rows, size), an empty input's all zero: whole, or FILE.npy.part with the rows
-        that there are."""
+        that there are. The last of those that are there already is computed again, to see that it is of this input."""
         body, rows = body_of(self.path), self.done
-        with open(body, "ab") as file:
+        answers = (np.asarray(answer.get("embedding", np.zeros(self.size)), "<f4") for _, answer in answers)
+        with open(body, "a+b") as file:
+            file.seek(4 * self.size * self.done)
+            if len(before := file.read(4 * self.size)) == 4 * self.size:
+                before, first = np.frombuffer(before, "<f4"), next(answers, None)
+                if first is None or np.linalg.norm(first - before) > 0.05 * np.linalg.norm(before):
+                    raise self._of_another(self.done + 1)
+                answers = itertools.chain([first], answers)
             file.truncate(4 * self.size * self.done)
-            for _, answer in answers:
-                file.write(np.asarray(answer.get("embedding", np.zeros(self.size)), "<f4").tobytes())
+            for vector in answers:
+                file.write(vector.tobytes())
                 file.flush()
                 rows += 1
         with whole(self.path) as temporary, open(temporary, "wb") as file, open(body, "rb") as values:

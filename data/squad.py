@@ -1,4 +1,5 @@
 """Extractive question answering in the layout of SQuAD (Rajpurkar et al. 2016, 2018)."""
+import json
 from collections import Counter
 from pathlib import Path
 
@@ -36,15 +37,34 @@ def _from_file(path, notes, held=False):
     path = existing(path)
     try:
         articles = json_row(path.read_text(encoding="utf-8-sig"), str(path), '{"data": [...]}')["data"]
-        rows = [(question["id"], paragraph["context"], question["question"],
-                 [] if question.get("is_impossible") else
-                 [(answer["answer_start"], answer["text"]) for answer in question["answers"]])
+        rows = [(question["id"], paragraph["context"], _text(path, question, "question"), _answers(path, question))
                 for article in articles for paragraph in article["paragraphs"] for question in paragraph["qas"]]
         return _examples(str(path), rows, notes, held)
     except DataError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(f"{path}: not in the layout of SQuAD ({type(error).__name__}: {error})") from None
+
+
+def _answers(path, question):
+    """[(first character, text)] of a question, none where it is said to have no answer."""
+    impossible = question.get("is_impossible", False)
+    if not isinstance(impossible, bool):
+        raise DataError(f"{path}: question {question['id']}: is_impossible is {json.dumps(impossible)}, not true or false")
+    if impossible:
+        return []
+    answers = question["answers"]
+    for answer in answers:
+        if type(start := answer.get("answer_start")) is not int:
+            raise DataError(f"{path}: question {question['id']}: answer_start is {json.dumps(start)}, not the number of a "
+                            "character")
+    return [(answer["answer_start"], _text(path, answer, "text", question["id"])) for answer in answers]
+
+
+def _text(path, mapping, key, name=None):
+    if not isinstance(mapping.get(key), str):
+        raise DataError(f"{path}: question {name or mapping['id']}: {key} is {json.dumps(mapping.get(key))}, not a text")
+    return mapping[key]
 
 
 def _from_hub(repository, part, notes, held):
@@ -57,7 +77,7 @@ def _from_hub(repository, part, notes, held):
 def _examples(place, rows, notes, held):
     """Examples of (id, context, question, answers). An empty answer is none. Misplaced answers, and questions that have
     no other, are left out; in ``held`` examples they stay, the answers behind the others and at place -1."""
-    kept, misplaced, silent = [], 0, 0
+    kept, misplaced, silent, astray = [], 0, 0, None
     (name, often), = Counter(row[0] for row in rows).most_common(1) or [("", 0)]
     if often > 1:
         raise DataError(f"{place}: {often} questions have the id {name}")
@@ -69,17 +89,18 @@ def _examples(place, rows, notes, held):
             raise DataError(f"{place}: question {row[0]}: no text in its question or its context")
         found = [(start, text) for start, text in answers if start >= 0 and context[start:start + len(text)] == text]
         misplaced += len(answers) - len(found)
+        astray = astray or (row[0] if len(found) < len(answers) else None)
         if held:
             found += [(-1, text) for start, text in answers if (start, text) not in found]
         if found or not answers:
             kept.append((*row[:3], found))
     if misplaced:
-        notes.append(f"{place}: {misplaced} answers are not in their context where answer_start says; " + (
+        notes.append(f"{place}: {misplaced} answers are not in their context where answer_start says, as in question {astray}; " + (
             "they count in the scores all the same" if held else
             f"left out, and with them {len(rows) - len(kept)} questions that have no other"))
     if silent:
         notes.append(f"{place}: {silent} questions have an empty answer only; they count as questions without one")
-    if not kept:
+    if not kept or not held and not any(row[3] for row in kept):
         raise DataError(f"{place}: no question with a usable answer")
     ids, contexts, questions, answers = map(list, zip(*kept))
     return Examples(ids, {"question": questions, "context": contexts}, answers)

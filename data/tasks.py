@@ -1,5 +1,6 @@
 """What a fine-tuning task is learnt from and scored on, whatever files it comes from."""
 import hashlib
+import itertools
 import json
 from collections import Counter
 from dataclasses import dataclass, field
@@ -60,6 +61,16 @@ class TaskData:
         """A digest of all examples and the names of their labels."""
         parts = [[part.ids, part.inputs, part.labels] for part in (self.train, self.dev, *self.test.values())]
         return hashlib.blake2b(json.dumps([parts, self.labels]).encode(), digest_size=16).hexdigest()
+
+    def classes(self):
+        """A line on the classes or tags of the training examples and how many have each, the most frequent first; none for
+        other kinds of task: [line]."""
+        if self.kind not in ("classification", "multilabel", "tagging"):
+            return []
+        labels = self.train.labels
+        counts = Counter(labels if self.kind == "classification" else itertools.chain.from_iterable(labels))
+        shown = ", ".join(f"{self.labels[index]} {count:,}" for index, count in counts.most_common(12))
+        return [f"{len(counts)} {'tags' if self.kind == 'tagging' else 'classes'}: {shown}{', ...' * (len(counts) > 12)}"]
 
     def small(self):
         """The task with 1 % of the training examples, at least 100, chosen by a fixed draw, and without its test."""

@@ -175,6 +175,9 @@ def test_fewer_micro_batches_than_processes_are_said(corpus, cache, settings, ca
         def gather(self, items):
             return list(items)
 
+        def spread(self, tensors):
+            pass
+
     for size, said in ((3, False), (4, True)):
         Trainer(task, model, None, hps, Alone(0, size, torch.device("cpu")))
         assert ("3 micro-batches of 3, for 4 processes" in capsys.readouterr().out) == said

@@ -130,7 +130,7 @@ def test_a_program_that_asks_line_by_line(models):
         print("sun", file=process.stdin, flush=True)
         assert process.wait(timeout=60) == 2
         error, = process.stderr.read().splitlines()
-        assert "input 4: no [MASK]" in error
+        assert "-: line 4: no [MASK]" in error
 
 
 def test_pairs_numbers_and_sentence_order(models):
@@ -436,6 +436,11 @@ def test_lines_and_a_run_that_goes_on(inference, models, tmp_path):
     assert inference([*again[:5], str(tmp_path / "h.npy"), "--cpu"]).code == 2
     assert (tmp_path / "h.npy.part").stat().st_size == array.nbytes
     refused(inference([str(models / "classes"), str(lines), "--output", str(tmp_path / "f.npy"), "--cpu"]), "embed")
+    for part in (array[[1, 0]], np.concatenate([array, array])):                # of another input, and of a longer one
+        (tmp_path / "g.npy").unlink(missing_ok=True)
+        (tmp_path / "g.npy.part").write_bytes(part.tobytes())
+        refused(inference(again), "g.npy", "not to row", "of this input")
+        assert (tmp_path / "g.npy.part").read_bytes() == part.tobytes()
 
 
 @pytest.mark.parametrize("cut", [3, 40, 60, 80, 100, 150, 400])
@@ -466,7 +471,7 @@ def test_columns_are_kept_and_faults_name_their_row(inference, models, tmp_path)
     lines.write_text("sun [MASK]\nnone\n")
     result = inference([str(models / "pretraining"), str(lines), "--cpu"])
     assert len(result.out.splitlines()) == 1
-    refused(result, "input 2", "no [MASK]")
+    refused(result, "a.txt: line 2", "no [MASK]")
     for row, words in (({"text": 5}, "holds int"), ({"review": "x"}, "no column 'text'")):
         (tmp_path / "a.jsonl").write_text(json.dumps(row) + "\n")
         refused(inference([str(models / "classes"), str(tmp_path / "a.jsonl"), "--cpu"]), "a.jsonl", "line 1", words)
@@ -987,7 +992,7 @@ def test_a_question_longer_than_the_model(inference, models, tmp_path):
     (tmp_path / "q.jsonl").write_text("".join(json.dumps(dict(question=q, context=c)) + "\n" for q, c in rows))
     result = inference([str(models / "span"), str(tmp_path / "q.jsonl"), "--cpu"])
     assert len(result.out.splitlines()) == 1
-    refused(result, "input 2", "the question has", "40 positions")
+    refused(result, "q.jsonl: row 2", "the question has", "40 positions")
 
 
 def test_a_blank_is_no_answer(models):

@@ -69,6 +69,36 @@ def test_every_format_reads_the_same(tmp_path, suffix):
     assert texts == {row["text"]: ["no", "yes"].index(row["label"]) for row in ROWS}
 
 
+def test_classes_are_told_with_their_numbers(tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_text("text,label\n" + "".join(f"{label} {row},{label}\n" for row in range(5) for label in ("good", "Good", "good ")))
+    assert read_task("classify", path, dev=path).classes() == ["2 classes: good 10, Good 5"]
+    path.write_text('text,label\nx,"[""a"", ""b""]"\ny,"[""a""]"\n')
+    assert read_task("classify", path, dev=path).classes() == ["2 classes: a 2, b 1"]
+    (tmp_path / "a.txt").write_text("Rome B-LOC\nis O\n\nso O\n")
+    assert read_task("tag", tmp_path / "a.txt", dev=tmp_path / "a.txt").classes() == ["2 tags: O 2, B-LOC 1"]
+    path.write_text("text,label\nx,1\ny,2\n")
+    assert read_task("regress", path, dev=path).classes() == []
+
+
+def test_conll_columns_whose_first_numbers_the_words(tmp_path):
+    (tmp_path / "a.txt").write_text("1\tRome\tB-LOC\n2\tis\tO\n\n1\tso\tO\n")
+    with pytest.raises(DataError, match="a.txt: its first column numbers the words"):
+        read_task("tag", tmp_path / "a.txt")
+
+
+def test_a_squad_file_from_a_table(tmp_path):
+    """Its truth values are texts; an answer that is lost would be learnt as none."""
+    question = {"id": "q7", "question": "who", "answers": [{"text": "Anna", "answer_start": 0}]}
+    for changes, words in (({"is_impossible": "False"}, 'question q7: is_impossible is "False", not true or false'),
+                           ({"answers": [{"text": "Anna", "answer_start": "0"}]}, 'question q7: answer_start is "0"'),
+                           ({"answers": []}, "no question with a usable answer")):
+        content = {"data": [{"paragraphs": [{"context": "Anna", "qas": [question | changes]}]}]}
+        (tmp_path / "train.json").write_text(json.dumps(content))
+        with pytest.raises(DataError, match=words):
+            read_task("squad", tmp_path / "train.json")
+
+
 def test_number_labels_are_in_the_order_of_numbers(tmp_path):
     path = tmp_path / "rows.csv"
     path.write_text("text,label\n" + "".join(f"word,{label}\n" for label in (10, 9, 2, 10, 9, 2)))
@@ -98,7 +128,7 @@ def test_columns_of_one_name_in_parquet(tmp_path):
 def test_a_squad_file_with_other_things_than_text(tmp_path, change):
     question = {"id": "q", "question": "who", "answers": [{"text": "Anna", "answer_start": 0}], **change}
     (tmp_path / "train.json").write_text(json.dumps({"data": [{"paragraphs": [{"context": "Anna", "qas": [question]}]}]}))
-    with pytest.raises(DataError, match="not in the layout of SQuAD"):
+    with pytest.raises(DataError, match="question q: (question|text|answer_start) is"):
         read_task("squad", tmp_path / "train.json")
 
 

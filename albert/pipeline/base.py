@@ -71,18 +71,20 @@ class Pipeline:
             return list(self._answered(list(self._all_checked(inputs))))        # before any of them is computed
         return next(self.stream([inputs]))
 
-    def stream(self, inputs: Iterable, first: int = 1) -> Iterator[dict]:
+    def stream(self, inputs: Iterable, first: int = 1, name: str = "input") -> Iterator[dict]:
         """The answers to any number of inputs, a chunk of them in memory at a time: one at first, then more. Those before
-        a faulty input come before its error, which counts inputs from ``first``. Inputs are drawn in a thread of their own
+        a faulty input come before its error, which names it ``name`` and its number, from ``first`` on. Inputs are drawn in a thread of their own
         (a cursor of sqlite3 needs ``check_same_thread=False``)."""
-        return self._answered(self._all_checked(inputs, first))
+        if isinstance(inputs, str):
+            raise ModelError("stream takes an iterator or list of inputs, not one text")
+        return self._answered(self._all_checked(inputs, first, name))
 
-    def _all_checked(self, inputs, first=1):
+    def _all_checked(self, inputs, first=1, name="input"):
         for number, item in enumerate(inputs, start=first):
             try:
                 checked = self._checked(item)
             except ModelError as fault:
-                raise ModelError(f"input {number}: {fault}") from None
+                raise ModelError(f"{name} {number}: {fault}") from None
             yield checked
 
     def _answered(self, items):
@@ -121,7 +123,7 @@ class Pipeline:
         item = item if isinstance(item, tuple) else (item,)
         if len(item) != len(self.inputs):
             raise ModelError(f"this task takes {' and '.join(self.inputs)}, not {len(item)} text{'s' * (len(item) != 1)}; "
-                             "several inputs are a list")
+                             "a tuple is one input, several inputs are a list")
         for name, part in zip(self.inputs, item):
             if name == "options" and part != "" and not isinstance(part, list):
                 raise ModelError(f"options is a {type(part).__name__}, not a list of texts")
