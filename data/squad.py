@@ -37,7 +37,7 @@ def _from_file(path, notes, held=False):
     path = existing(path)
     try:
         articles = json_row(path.read_text(encoding="utf-8-sig"), str(path), '{"data": [...]}')["data"]
-        rows = [(question["id"], paragraph["context"], _text(path, question, "question"), _answers(path, question))
+        rows = [_question(path, paragraph["context"], question)
                 for article in articles for paragraph in article["paragraphs"] for question in paragraph["qas"]]
         return _examples(str(path), rows, notes, held)
     except DataError:
@@ -46,25 +46,17 @@ def _from_file(path, notes, held=False):
         raise DataError(f"{path}: not in the layout of SQuAD ({type(error).__name__}: {error})") from None
 
 
-def _answers(path, question):
-    """[(first character, text)] of a question, none where it is said to have no answer."""
-    impossible = question.get("is_impossible", False)
-    if not isinstance(impossible, bool):
-        raise DataError(f"{path}: question {question['id']}: is_impossible is {json.dumps(impossible)}, not true or false")
-    if impossible:
-        return []
-    answers = question["answers"]
-    for answer in answers:
-        if type(start := answer.get("answer_start")) is not int:
-            raise DataError(f"{path}: question {question['id']}: answer_start is {json.dumps(start)}, not the number of a "
-                            "character")
-    return [(answer["answer_start"], _text(path, answer, "text", question["id"])) for answer in answers]
+def _question(path, context, question):
+    """(id, context, question, [(first character, text)]), the latter empty where it is said to have no answer."""
+    def value(mapping, key, kind, words):
+        if type(found := mapping.get(key)) is not kind:
+            raise DataError(f"{path}: question {question['id']}: {key} is {json.dumps(found)}, not {words}")
+        return found
 
-
-def _text(path, mapping, key, name=None):
-    if not isinstance(mapping.get(key), str):
-        raise DataError(f"{path}: question {name or mapping['id']}: {key} is {json.dumps(mapping.get(key))}, not a text")
-    return mapping[key]
+    impossible = value({"is_impossible": False} | question, "is_impossible", bool, "true or false")
+    answers = [(value(answer, "answer_start", int, "the number of a character"), value(answer, "text", str, "a text"))
+               for answer in ([] if impossible else question["answers"])]
+    return question["id"], context, value(question, "question", str, "a text"), answers
 
 
 def _from_hub(repository, part, notes, held):
