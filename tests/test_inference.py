@@ -550,7 +550,7 @@ def test_options_are_two_at_least_or_none(inference, models, tmp_path):
     first, second = map(json.loads, inference([str(models / "choice"), str(table), "--cpu"]).out.splitlines())
     assert first == {"article": "A", "question": "q", "options": ""} and second["option"] in ("1", "2.5")
     table.write_text("article,question,options\nA,q,one\n")
-    refused(inference([str(models / "choice"), str(table), "--cpu"]), "input 1", "two to choose from")
+    refused(inference([str(models / "choice"), str(table), "--cpu"]), "a.csv: row 1", "two to choose from")
 
 
 def test_words_that_are_numbers_are_words(inference, models, tmp_path):
