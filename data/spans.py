@@ -29,11 +29,12 @@ def best_answers(context, windows):
     """The best (score, first character, end) of a context, best first and without blanks at the ends, and the score of no
     answer, the least of the windows'.
 
-    windows: of each the logits of start and end, and ``first``, ``last`` and ``central`` as in `data.features.Features`, (T,).
+    windows: of each the logits of start and end (at least T,), and ``first``, ``last`` and ``central`` (T,) as in
+    `data.features.Features`.
     """
     found, nothing = [], math.inf
     for start, end, first, last, central in windows:
-        spans, none = best_spans(start, end, first >= 0, central.astype(bool))
+        spans, none = best_spans(start[:len(first)], end[:len(first)], first >= 0, central.astype(bool))
         nothing = min(nothing, none)
         for score, a, b in spans:
             text = context[first[a]:last[b]]

@@ -69,7 +69,7 @@ def _from_hub(repository, part, notes, held):
 def _examples(place, rows, notes, held):
     """Examples of (id, context, question, answers). An empty answer is none. Misplaced answers, and questions that have
     no other, are left out; in ``held`` examples they stay, the answers behind the others and at place -1."""
-    kept, misplaced, silent, astray = [], 0, 0, None
+    kept, misplaced, silent = [], [], 0                       # misplaced: for each answer the id of its question
     (name, often), = Counter(row[0] for row in rows).most_common(1) or [("", 0)]
     if often > 1:
         raise DataError(f"{place}: {often} questions have the id {name}")
@@ -80,16 +80,16 @@ def _examples(place, rows, notes, held):
         if not question.strip() or not context.strip():
             raise DataError(f"{place}: question {row[0]}: no text in its question or its context")
         found = [(start, text) for start, text in answers if start >= 0 and context[start:start + len(text)] == text]
-        misplaced += len(answers) - len(found)
-        astray = astray or (row[0] if len(found) < len(answers) else None)
+        misplaced += [row[0]] * (len(answers) - len(found))
         if held:
             found += [(-1, text) for start, text in answers if (start, text) not in found]
         if found or not answers:
             kept.append((*row[:3], found))
     if misplaced:
-        notes.append(f"{place}: {misplaced} answers are not in their context where answer_start says, as in question {astray}; " + (
-            "they count in the scores all the same" if held else
-            f"left out, and with them {len(rows) - len(kept)} questions that have no other"))
+        rest = ("they count in the scores all the same" if held else
+                f"left out, and with them {len(rows) - len(kept)} questions that have no other")
+        notes.append(f"{place}: {len(misplaced)} answers are not in their context where answer_start says, as in question "
+                     f"{misplaced[0]}; {rest}")
     if silent:
         notes.append(f"{place}: {silent} questions have an empty answer only; they count as questions without one")
     if not kept or not held and not any(row[3] for row in kept):

@@ -26,7 +26,7 @@ def compile_blocks(model, seq_len, device):
     positions = model.config.max_position_embeddings
 
     def pad(module, inputs):
-        hidden, mask, keep = (*inputs, None)[:3]
+        hidden, mask, keep = (*inputs, None, None)[:3]
         batch, length, _ = hidden.shape
         undone.append((length, keep))
         missing = min(-length % width, positions - length)      # Linformer has no weights for more

@@ -140,7 +140,7 @@ class Trainer:
         """One optimiser step; returns the gradient norm."""
         device = self.world.device
         batches = [(number, moved(batch, device)) for number, batch in micro_batches]
-        counted = [self.task.counts(batch) for _, batch in micro_batches]         # those have their masks all the same
+        counted = [self.task.counts(batch) for _, batch in micro_batches]         # `moved` may leave a mask behind
         names = self.task.count_names
         *totals, received_anywhere = self.world.sum([*(sum(c[name] for c in counted) for name in names), received.signal])
         totals = dict(zip(names, totals))

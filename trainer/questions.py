@@ -67,9 +67,8 @@ class SpanAnswering(Finetuning):
         for index, starts, ends in outputs:
             for window, start, end in zip(index, starts, ends):
                 row = slice(features.offsets[window], features.offsets[window + 1])
-                size = row.stop - row.start
                 windows[features.targets["example"][window]].append(
-                    (start[:size], end[:size], *(features.spans[name][row] for name in ("first", "last", "central"))))
+                    (start, end, *(features.spans[name][row] for name in ("first", "last", "central"))))
         for context, parts in zip(contexts, windows):
             spans, none = best_answers(context, parts)
             texts = {}

@@ -73,8 +73,8 @@ class Pipeline:
 
     def stream(self, inputs: Iterable, first: int = 1, name: str = "input") -> Iterator[dict]:
         """The answers to any number of inputs, a chunk of them in memory at a time: one at first, then more. Those before
-        a faulty input come before its error, which names it ``name`` and its number, from ``first`` on. Inputs are drawn in a thread of their own
-        (a cursor of sqlite3 needs ``check_same_thread=False``)."""
+        a faulty input come before its error, which names it ``name`` and its number, from ``first`` on. Inputs are drawn in a
+        thread of their own (a cursor of sqlite3 needs ``check_same_thread=False``)."""
         if isinstance(inputs, str):
             raise ModelError("stream takes an iterator or list of inputs, not one text")
         return self._answered(self._all_checked(inputs, first, name))

@@ -272,10 +272,9 @@ class Answer(Pipeline):
     def answer(self, item, windows):
         from data.spans import best_answers
 
-        context, sizes = item[1], [len(window["ids"]) for window, _ in windows]
-        spans, nothing = best_answers(context, [
-            (starts[:size], ends[:size], *(window[name] for name in ("first", "last", "central")))
-            for size, (window, (starts, ends)) in zip(sizes, windows)])
+        context = item[1]
+        spans, nothing = best_answers(context, [(*logits, *(window[name] for name in ("first", "last", "central")))
+                                                for window, logits in windows])
         score, start, end = spans[0] if spans else (None, None, None)
         if spans and self.threshold is not None and nothing - score > self.threshold:
             start = end = None
