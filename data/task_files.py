@@ -1,5 +1,6 @@
 """Which reader a task's data goes through."""
 import os
+from collections import Counter
 
 from data.conll import read_ner, read_tagging
 from data.errors import DataError
@@ -59,6 +60,10 @@ def _check_labels(read, place):
     if len(seen) < 2:
         raise DataError(f"{place}: all training examples are of the class '{read.labels[seen.pop()]}'; there must be two to "
                         "tell apart")
+    spellings = Counter(map(str.casefold, read.labels))
+    if alike := [name for name in read.labels if spellings[name.casefold()] > 1]:
+        read.notes.append(f"classes that differ in capitals only: {', '.join(alike[:10])}{', ...' * (len(alike) > 10)}; where "
+                          "they are one, write them alike")
     missing = [read.labels[index] for index in sorted(set(read.dev.labels) - seen)]
     if missing:
         shown = ", ".join(missing[:10]) + ", ..." * (len(missing) > 10)

@@ -791,6 +791,12 @@ def test_one_class_in_a_benchmark_s_file_and_a_class_that_is_held_out_only(tmp_p
     assert "all are of the class contradiction" in read.notes[-1]
 
 
+def test_classes_that_differ_in_capitals_only(tmp_path):
+    (tmp_path / "a.csv").write_text("text,label\n" + "".join(f"t{n},{('bad', 'Good', 'good')[n % 3]}\n" for n in range(30)))
+    assert read_task("classify", str(tmp_path / "a.csv")).notes == [
+        "classes that differ in capitals only: Good, good; where they are one, write them alike"]
+
+
 def test_labels_of_a_regression_that_are_large_or_all_alike(tmp_path):
     (tmp_path / "a.csv").write_text("text,label\n" + "".join(f"t{n},{12000 + n}\n" for n in range(9)))
     assert "labels go up to 12,008" in read_task("regress", str(tmp_path / "a.csv"), str(tmp_path / "a.csv")).notes[0]
