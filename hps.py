@@ -64,7 +64,7 @@ _finetune = dict(
     max_epochs=3,
     weight_decay=0.01,
     optimizer="adamw",
-    eval_every=None,             # None: four times an epoch
+    eval_every=None,             # None: every quarter of an epoch, rounded down
     save_every=None,             # None: when the score is the best, and at the end of an epoch
     keep_checkpoints=1,
     class_weights="none",        # none | balanced
@@ -277,7 +277,7 @@ _BOUNDS = (
     ("at least 0", lambda value: value >= 0,
      ("seed", "num_workers", "warmup_steps", "learning_rate", "muon_learning_rate", "weight_decay", "patience",
       "short_seq_prob", "warmup_share", "label_smoothing", "adam_beta1", "adam_beta2")),
-    ("at least 5", lambda value: value >= 5, ("seq_len",)),
+    ("at least 8", lambda value: value >= 8, ("seq_len",)),
     ("at least 6", lambda value: value >= 6, ("vocab_size",)),          # five special tokens and one
     ("below 1", lambda value: value < 1,
      ("mask_prob", "heldout_fraction", "adam_beta1", "adam_beta2", "warmup_share", "label_smoothing")),

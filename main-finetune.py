@@ -120,10 +120,11 @@ def finetune(args, flags, hps, keys, data, world, asked):
                 *(f"{flags.init_from}: {line}" for line in changes), *data.classes(),
                 f"{flags.task}: {len(data.train):,} training examples, {len(data.dev):,} held out; {hps.max_steps:,} "
                 f"updates of {hps.batch_size}, {where_it_runs(trainer, run)}")
-    with closing(run):
+    with closing(run):                                   # nobody else writes into its folder until all is written
         trainer.fit(run)
-    return trainer, run, None if trainer.stopped else finish(
-        trainer, run, flags.task, dict(zip(data.test, (made for made, _ in test))))
+        scores = None if trainer.stopped else finish(
+            trainer, run, flags.task, dict(zip(data.test, (made for made, _ in test))))
+    return trainer, run, scores
 
 
 def main():

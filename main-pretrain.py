@@ -16,7 +16,7 @@ from trainer import machine
 from trainer.command import (data_of_run, digest_of, leave_with, parse, resume_auto, resumed_settings, stopped,
                              where_it_runs)
 from trainer.errors import RunError
-from trainer.initial import adapted_model, check_changes, check_vocabulary, new_model
+from trainer.initial import adapted_model, adopt_language, check_changes, check_vocabulary, new_model
 from trainer.loop import Trainer
 from trainer.pretraining import Pretraining, vocabulary_remarks
 from trainer.profiling import estimate
@@ -68,11 +68,12 @@ def settings(args):
     flags.data = flags.data or ["pydocs" if flags.model == "tiny" else "wikipedia"]
     hps = copy.copy(HPS["pretrain", flags.model])
     keys = override(hps, args.set)
-    check(hps)
-    check_language(hps.language)
     if flags.init_from:                                # its architecture counts, not that of --model
         check_changes(adopted(keys))
-    check_segments("--set", AlbertConfig.from_dict(vars(hps)))
+        adopt_language(hps, keys, flags.init_from)
+    check(hps)
+    check_language(hps.language)
+    check_segments("--set", AlbertConfig.from_dict(vars(hps)))     # what makes no model is refused before text is read
     if "max_position_embeddings" in keys and hps.max_position_embeddings < hps.seq_len:
         raise SettingError(f"max_position_embeddings={hps.max_position_embeddings} is below seq_len={hps.seq_len}")
     hps.max_position_embeddings = max(hps.max_position_embeddings, hps.seq_len)
@@ -152,10 +153,10 @@ def main():
                 f"{len(task.train.plan(0).label):,} sequences an epoch, {where_it_runs(trainer, run)}")
     with closing(run):
         scores = trainer.fit(run)
-    if trainer.stopped:
-        return stopped(trainer, run)
-    if world.is_main:
-        finish_pretraining(trainer, run, scores, flags.model)
+        if trainer.stopped:
+            return stopped(trainer, run)
+        if world.is_main:
+            finish_pretraining(trainer, run, scores, flags.model)
     return 0
 
 

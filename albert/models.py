@@ -105,7 +105,7 @@ class AlbertForPretraining(PretrainedModel):
                 mlm_labels: torch.Tensor | None = None) -> PretrainingOutput | PretrainingLoss:
         """masked_positions (M,): indices into the flattened (B · T) tokens, the only ones for which the MLM head, and what
         the last layer has after its attention, is computed. mlm_labels (M,), only together with these: the tokens that
-        stood there; then a PretrainingLoss is returned, for which the (M, V) logits are never held at once."""
+        stood there; then a PretrainingLoss is returned, for which on a CPU the (M, V) logits are never held at once."""
         if mlm_labels is not None:
             masked_positions = F.pad(masked_positions, (0, -len(masked_positions) % ROWS))
         hidden, pooled = self.albert(input_ids, token_type_ids, attention_mask, masked_positions)

@@ -25,7 +25,7 @@ def open_source(
     """The text that the values of `--data` name, concatenated in their order.
 
     A name is `pydocs`, `wikipedia`, `hf:NAME[:CONFIG]`, a file, a folder (every file of a known suffix below
-    it, sorted by path, hidden ones left out) or a glob; a file that is named twice is read once. `documents` says
+    it, sorted by path, hidden ones left out) or a glob of such; a file that is named twice is read once. `documents` says
     where a `.txt` file is cut into documents: at its end (`file`), at blank lines or at each line. Rows of the other
     formats are documents, and `text_field` names their column. `small` keeps 1 % of the text, more where that is under 2 MB.
     Raises DataError for what cannot be found, has an unknown format or is empty.
@@ -192,13 +192,21 @@ def local_files(name: str) -> tuple[list[Path], Counter]:
         found, others = [path], []
     else:
         if path.is_dir():
-            pattern = os.path.join(glob.escape(str(path)), "**", "*")
+            matches = {path}
         elif glob.has_magic(name):
-            pattern = os.path.expanduser(name)
+            matches = _matches(os.path.expanduser(name))
+        elif path.is_symlink():
+            raise _dangling(path)
         else:
             raise DataError(f"{name}: no such file or folder{nearest(path)}; "
                             "give a file, folder, glob, hf:NAME, wikipedia or pydocs")
-        matches = sorted(Path(os.path.abspath(match)) for match in set(glob.glob(pattern, recursive=True)))
+        below = (_matches(os.path.join(glob.escape(str(match)), "**", "*")) for match in matches if match.is_dir())
+        matches = sorted(matches.union(*below))
+        for match in matches:
+            if not match.exists():
+                raise _dangling(match)
+            if match.is_dir() and not os.access(match, os.R_OK | os.X_OK):
+                raise DataError(f"{match}: this folder may not be read")
         files = [match for match in matches if match.is_file()]
         found = [file for file in files if file.name.lower().endswith(SUFFIXES)]
         others = sorted(set(files) - set(found))
@@ -208,3 +216,11 @@ def local_files(name: str) -> tuple[list[Path], Counter]:
     if not any(file.stat().st_size for file in found):
         raise DataError(f"{name}: empty (0 bytes)")
     return found, Counter(file.suffix or file.name for file in others)
+
+
+def _matches(pattern: str) -> set[Path]:
+    return {Path(os.path.abspath(match)) for match in glob.glob(pattern, recursive=True)}
+
+
+def _dangling(link: Path) -> DataError:
+    return DataError(f"{link}: a link to {os.readlink(link)}, which is not there; mend or delete it")

@@ -117,11 +117,10 @@ def class_names(values):
         return sorted(names)
 
 
-def numbered(values, names, places):
-    """Labels as their places in ``names``; DataError for one that is not there. ``places``: index to words."""
-    index = {name: number for number, name in enumerate(names)}
+def numbered(values, index, places):
+    """Labels as their numbers in ``index``, {name: number}; DataError for one that is not there. ``places``: row to words."""
     for number, value in enumerate(values):
         if value not in index:
-            shown = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
+            shown = ", ".join(list(index)[:10]) + (", ..." if len(index) > 10 else "")
             raise DataError(f"{places(number)}: label '{value}' does not occur in the training data ({shown})")
     return [index[value] for value in values]

@@ -4,11 +4,9 @@ import io
 import random
 import re
 import string
-import tempfile
 from collections import Counter
 from collections.abc import Iterable
 from functools import partial
-from pathlib import Path
 
 from tokenizers import Tokenizer
 
@@ -98,26 +96,22 @@ def _train_sentencepiece(counts: dict[str, int], model_type: str, vocab_size: in
     from sentencepiece import sentencepiece_model_pb2
 
     model = io.BytesIO()
-    with tempfile.TemporaryDirectory() as folder:
-        words = Path(folder, "words.tsv")
-        with open(words, "w", encoding="utf-8") as file:
-            file.writelines(f"{word}\t{counts[word]}\n" for word in sorted(counts))
-        try:
-            sentencepiece.SentencePieceTrainer.train(
-                input=str(words), input_format="tsv", model_writer=model, model_type=model_type,
-                max_sentence_length=LONGEST_WORD,
-                vocab_size=vocab_size - specials + 1, hard_vocab_limit=False,
-                character_coverage=CHARACTER_COVERAGE, required_chars=REQUIRED_CHARACTERS,
-                normalization_rule_name="identity", num_threads=TRAINER_THREADS, minloglevel=2,
-                unk_id=0, bos_id=-1, eos_id=-1, pad_id=-1)
-        except RuntimeError as error:
-            too_few = re.search(r"smaller than required_chars. \d+ vs (\d+)", str(error))
-            if too_few:
-                characters = int(too_few[1]) - 2  # without <unk> and ▁
-                raise DataError(
-                    f"vocab_size={vocab_size} is too small for the {characters} different characters of this "
-                    f"text and of ASCII, which each have a piece: --set vocab_size={2 * characters + 10} or more works"
-                ) from None
-            raise DataError(f"no vocabulary can be trained on this text ({error})") from None
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=(f"{word}\t{counts[word]}" for word in sorted(counts)), input_format="tsv",
+            model_writer=model, model_type=model_type, max_sentence_length=LONGEST_WORD,
+            vocab_size=vocab_size - specials + 1, hard_vocab_limit=False,
+            character_coverage=CHARACTER_COVERAGE, required_chars=REQUIRED_CHARACTERS,
+            normalization_rule_name="identity", num_threads=TRAINER_THREADS, minloglevel=2,
+            unk_id=0, bos_id=-1, eos_id=-1, pad_id=-1)
+    except RuntimeError as error:
+        too_few = re.search(r"smaller than required_chars. \d+ vs (\d+)", str(error))
+        if too_few:
+            characters = int(too_few[1]) - 2  # without <unk> and ▁
+            raise DataError(
+                f"vocab_size={vocab_size} is too small for the {characters} different characters of this "
+                f"text and of ASCII, which each have a piece: --set vocab_size={2 * characters + 10} or more works"
+            ) from None
+        raise DataError(f"no vocabulary can be trained on this text ({error})") from None
     proto = sentencepiece_model_pb2.ModelProto.FromString(model.getvalue())
     return [piece for piece in proto.pieces if piece.type == piece.NORMAL]

@@ -23,8 +23,8 @@ from data.tokenizer_training import train_tokenizer
 from hps import HPS
 from trainer import checkpoints
 from trainer.finetuning import class_weights, weighted_cross_entropy
+from trainer.loop import Trainer
 from trainer.results import table
-from trainer.run import Run
 
 SMALL = ["batch_size=8", "micro_batch_size=4", "max_steps=6", "warmup_steps=1", "save_every=2", "eval_every=3",
          "log_every=1", "seq_len=48", "learning_rate=1e-3", "precision=fp32"]
@@ -217,13 +217,15 @@ def test_a_model_of_one_segment_trains(checkpoint, tables, tmp_path, finetune):
 @pytest.mark.parametrize("steps, best", [(3, 3), (12, None)])
 def test_a_damaged_best_checkpoint_is_replaced(checkpoint, tables, tmp_path, finetune, monkeypatch, steps, best):
     """The weights of the last step are kept in its place, written anew where the last step is the best."""
-    def close(run):
+    def fit(trainer, run):
+        trained(trainer, run)
         log = [json.loads(line) for line in (run.path / "log.jsonl").read_text().splitlines()]
         found = max((record for record in log if record["kind"] == "eval"), key=lambda record: record["accuracy"])
         assert best in (None, found["step"])
         file = run.checkpoints / f"step-{found['step']:07d}" / "model.safetensors"
         file.write_bytes(file.read_bytes()[:-1] + b"?")
-    monkeypatch.setattr(Run, "close", close)
+    trained = Trainer.fit
+    monkeypatch.setattr(Trainer, "fit", fit)
     result = finetune(arguments(checkpoint, tmp_path, "classify", *own(tables, "--label", "verdict"),
                                 settings=[f"max_steps={steps}", "max_epochs=9", "learning_rate=3e-3"]))
     assert result.code == 0 and "damaged" in result.out and f"step {steps} is kept" in result.out, result.err
@@ -612,7 +614,7 @@ def test_misplaced_answers_are_counted(checkpoint, benchmarks, tmp_path, finetun
 
 
 def test_a_question_longer_than_the_window(checkpoint, benchmarks, tmp_path, finetune):
-    args = arguments(checkpoint, tmp_path, "squad", "--data", benchmarks, settings=["seq_len=5"])
+    args = arguments(checkpoint, tmp_path, "squad", "--data", benchmarks, settings=["seq_len=8"])
     refused(finetune(args), "question q0", "--set seq_len=")
 
 

@@ -98,3 +98,14 @@ def test_a_run_goes_on_without_the_checkpoint_it_began_with(checkpoint, corpus, 
     run, = (tmp_path / "runs").iterdir()
     result = pretrain(["--resume", str(run), "--tqdm-off"])
     assert result.code == 0, result.err
+
+
+def test_the_language_is_that_of_the_run(checkpoint, corpus, cache, tmp_path, pretrain):
+    """A checkpoint that is no run's has none; what is set counts."""
+    _, config, _ = continued(checkpoint, corpus, cache, tmp_path / "a", pretrain, ["language=de", "lower_case=false"])
+    assert (config["language"], config["lower_case"], config["strip_accents"]) == ("de", False, True)
+    run, = (tmp_path / "a").iterdir()
+    _, config, _ = continued(run, corpus, cache, tmp_path / "b", pretrain, ["strip_accents=false"])
+    assert (config["language"], config["lower_case"], config["strip_accents"]) == ("de", False, False)
+    _, config, _ = continued(run, corpus, cache, tmp_path / "c", pretrain, ["language=en"])
+    assert (config["language"], config["lower_case"], config["strip_accents"]) == ("en", False, True)

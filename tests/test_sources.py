@@ -129,8 +129,21 @@ def test_folder_and_glob_are_sorted_and_known_suffixes_alone(tmp_path):
         write(folder / name, '{"text": "b"}' if name == "b.jsonl" else name)
     assert [text for _, text in read(str(folder))] == ["b", "deep/er/m.txt.gz", "z.txt"]
     (tmp_path / "plain").symlink_to(folder)
-    assert [text for _, text in read(str(tmp_path / "plain" / "*"))] == ["b", "z.txt"]
+    assert [text for _, text in read(str(tmp_path / "plain" / "*"))] == ["b", "deep/er/m.txt.gz", "z.txt"]
+    assert [text for _, text in read(str(tmp_path / "plain" / "*.*"))] == ["b", "z.txt"]
     assert [text for _, text in read(str(tmp_path / "plain" / "**" / "*.gz"))] == ["deep/er/m.txt.gz"]
+
+
+def test_text_that_cannot_be_reached_is_not_passed_over(tmp_path, monkeypatch):
+    write(tmp_path / "a.txt", "A")
+    link = tmp_path / "b.txt"
+    link.symlink_to("annex/b.txt")
+    for name in (tmp_path, tmp_path / "*", link):
+        assert fault(str(name)) == f"{link}: a link to annex/b.txt, which is not there; mend or delete it"
+    link.unlink()
+    write(tmp_path / "deep" / "c.txt", "C")
+    monkeypatch.setattr(sources.os, "access", lambda folder, mode: folder != tmp_path / "deep")
+    assert fault(str(tmp_path)) == f"{tmp_path / 'deep'}: this folder may not be read"
 
 
 @pytest.mark.parametrize("documents", ["file", "blank-line", "line"])

@@ -29,15 +29,19 @@ _STATE = "training_state.json"
 
 @contextmanager
 def _replaced(path):
-    """A folder's name to write a checkpoint under, which then gets its checksums and the place ``path``."""
-    temporary = path.with_name(f"{path.name}.tmp")
+    """A folder's name to write a checkpoint under, which then gets its checksums and the place ``path``. One that is there
+    keeps its name until the new one is complete, and is deleted after that."""
+    temporary, old = path.with_name(f"{path.name}.tmp"), path.with_name(f"{path.name}.old.tmp")
     try:
         yield temporary
         write_sums(temporary)
-        _remove(path)
+        if path.exists():
+            os.replace(path, old)
         os.replace(temporary, path)
         sync(path.parent)
     finally:
+        if old.exists() and not path.exists():                            # the new one did not get the name
+            os.replace(old, path)
         clear(path.parent)
 
 
@@ -152,6 +156,6 @@ def clear(folder):
 
 
 def _tensors(optimizers):
-    return {f"{number}/{parameter}/{slot}": torch.as_tensor(value).contiguous()
+    return {f"{number}/{parameter}/{slot}": value.contiguous()
             for number, optimizer in enumerate(optimizers)
             for parameter, slots in optimizer.state_dict()["state"].items() for slot, value in slots.items()}

@@ -9,6 +9,8 @@ from albert.extend import extend_positions, replace_vocabulary, switch_attention
 from albert.pretrained import CHANGEABLE, read_config
 from data import draws
 from data.tokenizer import load_tokenizer, special_ids, vocabulary_size
+from trainer.errors import RunError
+from trainer.run import run_config, settings_of
 
 _ATTENTION = ("attention", "conv_kernel_size", "num_landmarks", "pinv_iterations", "pinv_init", "num_features",
               "attention_window", "block_size", "blocks_per_row")
@@ -22,6 +24,17 @@ def check_changes(keys):
     if fixed := sorted(set(keys) & _ARCHITECTURE - set(allowed)):
         shown = dict.fromkeys(key for key in allowed if key not in ("num_labels", "id2label", "problem_type"))  # of the task
         raise ModelError(f"{fixed[0]} is fixed by the checkpoint; what can change is seq_len, {', '.join(shown)}")
+
+
+def adopt_language(hps, keys, name):
+    """Give ``hps`` what the run ``name`` says of its text's language, except for ``keys``; a checkpoint that is no run's says
+    nothing."""
+    try:
+        said = run_config(name)
+    except RunError:
+        return
+    own = {key: getattr(hps, key) for key in ("language", "lower_case", "strip_accents") if key not in keys}
+    vars(hps).update(vars(settings_of(name, said, own)))
 
 
 def new_model(hps):

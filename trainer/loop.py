@@ -62,8 +62,6 @@ class Trainer:
             world.print(compile_blocks(self.model, hps.seq_len, world.device))
         elif hps.fused and world.device.type == "cpu":
             fuse(self.model, self.dtype or torch.float32)
-        if world.device.type == "cuda" and hasattr(model, "mlm_head"):
-            model.mlm_head.piece = 2 ** 26              # where a kernel's start costs more than memory (not measured)
         self.step, self.tokens, self.position = 0, 0, task.position()
         self.best = {"step": None, "score": -math.inf, "loss": math.inf}
         self.window = {}               # sums since the last log line, over all processes
@@ -129,7 +127,17 @@ class Trainer:
             self.save()
             if self._gave_up and self.world.is_main:
                 bar.write(f"ended at step {self.step}: no better score in {hps.patience} evaluations")
+            self._summed([], received)                                   # a signal that came since the last update began
+            if self.stopped:
+                return None
         return scores or self.evaluate()
+
+    def _summed(self, numbers, received):
+        """Numbers summed over all processes; ``stopped`` is noted on the way."""
+        *sums, received_anywhere = self.world.sum([*numbers, received.signal])
+        if received_anywhere:
+            self.stopped = received.signal or signal.SIGTERM                     # that of this process, or another's
+        return sums
 
     @property
     def _gave_up(self):
@@ -142,10 +150,7 @@ class Trainer:
         batches = [(number, moved(batch, device)) for number, batch in micro_batches]
         counted = [self.task.counts(batch) for _, batch in micro_batches]         # `moved` may leave a mask behind
         names = self.task.count_names
-        *totals, received_anywhere = self.world.sum([*(sum(c[name] for c in counted) for name in names), received.signal])
-        totals = dict(zip(names, totals))
-        if received_anywhere:
-            self.stopped = received.signal or signal.SIGTERM                     # that of this process, or another's
+        totals = dict(zip(names, self._summed([sum(c[name] for c in counted) for name in names], received)))
         self.step += 1
         self.tokens += int(totals["tokens"])
 

@@ -162,7 +162,8 @@ class Pretraining:
     def _unigram_loss(self, labels, limit=50_000_000):
         """Cross-entropy (nats) of the held-out masked tokens under the frequencies of the first training tokens."""
         store, size = self.train.store, len(self.train.starts_word)
-        counts = np.bincount(store.tokens[:limit], minlength=size)
+        counts = sum(np.bincount(part, minlength=size)                    # which makes of a part integers of 8 bytes
+                     for part in np.array_split(store.tokens[:limit], -(-limit // 2 ** 20)))
         bounds = np.minimum(store.sentence_offsets[store.document_offsets], limit)
         for document in self.heldout.documents[bounds[self.heldout.documents] < limit]:
             counts -= np.bincount(store.tokens[bounds[document]:bounds[document + 1]], minlength=size)

@@ -11,8 +11,8 @@ ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 @contextmanager
 def noted():
-    """Note the signals of ``ENDING`` instead of dying of them; a second SIGINT interrupts at once. A SIGHUP that is ignored
-    (by ``nohup``) stays so."""
+    """Note the signals of ``ENDING`` instead of dying of them; after any of them a SIGINT interrupts at once. A SIGHUP that
+    is ignored (by ``nohup``) stays so."""
     received = SimpleNamespace(signal=0)
 
     def note(number, frame):
