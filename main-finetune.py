@@ -7,7 +7,6 @@ from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 
-import trainer.openmp  # noqa: F401 (before torch)
 from albert import AlbertConfig
 from albert.pretrained import checkpoint_folder, read_config
 from data.features import features

@@ -5,7 +5,6 @@ import signal
 import sys
 from pathlib import Path
 
-import trainer.openmp  # noqa: F401 (before torch)
 from tqdm import tqdm
 
 from albert import ModelError, checkpoint_folder, pipeline

@@ -4,7 +4,6 @@ import copy
 from contextlib import closing
 from types import SimpleNamespace
 
-import trainer.openmp  # noqa: F401 (before torch)
 from albert import AlbertConfig, AlbertForPretraining
 from albert.pretrained import checkpoint_folder, read_config
 from data import fast, native

@@ -1,3 +1,4 @@
+import albert.openmp  # noqa: F401 (before torch)
 from albert.config import AlbertConfig
 from albert.errors import ModelError
 from albert.models import (Albert, AlbertForMultipleChoice, AlbertForPretraining, AlbertForQuestionAnswering,

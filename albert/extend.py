@@ -16,6 +16,10 @@ from albert.models import Albert
 from albert.pretrained import PretrainedModel, initialize
 
 
+ATTENTION_KEYS = ("conv_kernel_size", "num_landmarks", "pinv_iterations", "pinv_init", "num_features", "attention_window",
+                  "block_size", "blocks_per_row")
+
+
 def extend_positions(model: PretrainedModel, positions: int) -> str:
     """Give the model `positions` positions; the new ones repeat the trained ones in order, as Longformer's
     were begun (Beltagy et al. 2020, section 5). Raises ModelError for fewer than it has."""
@@ -36,11 +40,13 @@ def extend_positions(model: PretrainedModel, positions: int) -> str:
 def switch_attention(model: PretrainedModel, attention: str, **options) -> str:
     """Exchange the kind of attention and keep the projections around it.
 
-    options: the keys of that kind (num_landmarks, pinv_iterations, ...) and conv_kernel_size, which is the new kind's
-    own default when not given, and stays where the kind stays. Weights that both have (Linformer's projections) are
+    options: of `ATTENTION_KEYS`; conv_kernel_size is the new kind's own default when not given, and stays where the kind
+    stays. Weights that both have (Linformer's projections) are
     kept. A convolution that is new starts at zero, so that it leaves the output unchanged; one of the width the model
-    has keeps its weights. Raises ModelError for an unknown kind.
+    has keeps its weights. Raises ModelError for an unknown kind or option.
     """
+    if unknown := options.keys() - set(ATTENTION_KEYS):
+        raise ModelError(f"{min(unknown)} is no option of attention; there are {', '.join(ATTENTION_KEYS)}")
     before = model.config
     same = attention == before.attention
     width = before.conv_kernel_size if same else None

@@ -16,6 +16,7 @@ from torch import nn
 from albert.config import AlbertConfig
 from albert.embeddings import Embeddings
 from albert.encoder import Encoder
+from albert.errors import ModelError
 from albert.heads import ClassificationHead, MaskedLMHead
 from albert.pretrained import PretrainedModel, initialize
 
@@ -59,7 +60,7 @@ class Albert(PretrainedModel):
                 positions: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor | None]:
         """With positions (M,), indices into the flattened (B · T) tokens, the hidden states are theirs, (M, H), and the
         last layer computes no others but those of the first tokens."""
-        mask = None if attention_mask is None else attention_mask.bool()
+        mask = None if attention_mask is None else attention_mask.bool().expand_as(input_ids)
         embedded = self.embeddings(input_ids, token_type_ids)
         if positions is None:
             hidden = self.encoder(embedded, mask)
@@ -107,6 +108,8 @@ class AlbertForPretraining(PretrainedModel):
         the last layer has after its attention, is computed. mlm_labels (M,), only together with these: the tokens that
         stood there; then a PretrainingLoss is returned, for which on a CPU the (M, V) logits are never held at once."""
         if mlm_labels is not None:
+            if masked_positions is None or len(masked_positions) != len(mlm_labels):
+                raise ModelError("mlm_labels: one for each of masked_positions is wanted")
             masked_positions = F.pad(masked_positions, (0, -len(masked_positions) % ROWS))
         hidden, pooled = self.albert(input_ids, token_type_ids, attention_mask, masked_positions)
         sop_logits = None if pooled is None else self.sentence_head(pooled)

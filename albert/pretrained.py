@@ -83,8 +83,11 @@ class PretrainedModel(nn.Module):
         return model.eval()
 
     def save_pretrained(self, folder: str | os.PathLike):
-        """Write config.json and model.safetensors, each whole or not at all. Raises ModelError on failure."""
+        """Write config.json and model.safetensors, each whole or not at all. Raises ModelError on failure, and for the folder of
+        a run or of one of its checkpoints, which holds what a run goes on with."""
         folder, config = Path(folder), self.config
+        if (folder / "checkpoints").is_dir() or (folder / SUMS).is_file():
+            raise ModelError(f"{folder}: the folder of a run or of its checkpoint; save into one of your own")
         prefix = "" if type(self).__name__ == "Albert" else f"{config.model_type}."
         weights = {}
         for name, weight in self.state_dict().items():
@@ -181,7 +184,9 @@ def read_config(folder: Path, **changes) -> AlbertConfig:
     """Configuration of a model folder, with keys changed. Raises ModelError, naming the file."""
     file = folder / "config.json"
     if fixed := sorted(set(changes) - set(CHANGEABLE)):
-        raise ModelError(f"{fixed[0]} is fixed by the checkpoint; what can change is {', '.join(CHANGEABLE)}")
+        why = "is fixed by the checkpoint" if fixed[0] in AlbertConfig.__annotations__ else "is no key"
+        raise ModelError(f"{fixed[0]} {why}; what can change is {', '.join(CHANGEABLE)}; albert.extend changes the attention "
+                         "and adds positions")
     mapping = read_json(file)
     supported = {"position_embedding_type": "absolute", "is_decoder": False, "add_cross_attention": False}
     if _named_head(mapping) in (None, "", "pretraining", "maskedlm"):       # other heads do not use the embeddings

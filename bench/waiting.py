@@ -3,7 +3,7 @@
     python bench/waiting.py                                   # tiny, on Python's documentation
     python bench/waiting.py --model base --updates 4 --set batch_size=8 --set micro_batch_size=8
 
-A row for each number of turns (GOMP_SPINCOUNT; 300,000 is GNU's default, `trainer/openmp.py` has 1,000) and a column for each
+A row for each number of turns (GOMP_SPINCOUNT; 300,000 is GNU's default, `albert/openmp.py` has 1,000) and a column for each
 number of busy processes beside it: tokens a second of main-pretrain.py as it prints them, the median of the rounds, in which
 all take turns.
 """

@@ -32,6 +32,11 @@ def test_more_positions_leave_short_rows_as_they_were(tmp_path, model_class):
         extend_positions(model, 40)
 
 
+def test_an_option_that_is_none_of_attention_is_refused():
+    with pytest.raises(ModelError, match="layer_norm_eps is no option of attention; there are conv_kernel_size"):
+        switch_attention(build(), "softmax", layer_norm_eps=0.5)
+
+
 def test_a_new_convolution_leaves_the_output_unchanged_at_the_start(tmp_path):
     model = build()
     before = model(INPUTS).mlm_logits

@@ -1,6 +1,7 @@
 """main-finetune.py from a checkpoint and a task's files to scores, for every kind of task."""
 import csv
 import json
+import os
 import random
 import shutil
 import signal
@@ -153,6 +154,27 @@ def test_a_configuration_is_rewritten_with_its_checksum(checkpoint, tmp_path):
     assert read_finetuned(path) == model.finetuned and list(tmp_path.iterdir()) == [path]
 
 
+def test_a_checkpoint_whose_successor_does_not_get_its_name_stays(checkpoint, tmp_path, monkeypatch):
+    path = tmp_path / "step-0000001"
+    shutil.copytree(checkpoint, path)
+    write_sums(path)
+    model, rename = Albert.from_pretrained(path), os.replace
+    renamed = []
+
+    def replace(old, new):
+        renamed.append(str(old))
+        if len(renamed) == 2:
+            raise OSError("no more names")
+        rename(old, new)
+    model.finetuned = {"inputs": ["question", "context"]}
+    monkeypatch.setattr(checkpoints, "save_config", lambda model, folder: None)        # which renames a file too
+    monkeypatch.setattr(checkpoints.os, "replace", replace)
+    with pytest.raises(OSError):
+        checkpoints.rewrite_config(path, model)
+    check_sums(path)
+    assert len(renamed) == 3 and list(tmp_path.iterdir()) == [path]
+
+
 def own(tables, *flags):
     return ["--data", tables / "train.csv", "--dev", tables / "dev.csv", "--text", "review", *flags]
 
@@ -224,8 +246,13 @@ def test_a_damaged_best_checkpoint_is_replaced(checkpoint, tables, tmp_path, fin
         assert best in (None, found["step"])
         file = run.checkpoints / f"step-{found['step']:07d}" / "model.safetensors"
         file.write_bytes(file.read_bytes()[:-1] + b"?")
-    trained = Trainer.fit
+
+    def predict(trainer, batches):
+        assert not trainer.run._log.closed                     # with it goes the lock that keeps others out of the folder
+        return predicted(trainer, batches)
+    trained, predicted = Trainer.fit, Trainer.predict
     monkeypatch.setattr(Trainer, "fit", fit)
+    monkeypatch.setattr(Trainer, "predict", predict)
     result = finetune(arguments(checkpoint, tmp_path, "classify", *own(tables, "--label", "verdict"),
                                 settings=[f"max_steps={steps}", "max_epochs=9", "learning_rate=3e-3"]))
     assert result.code == 0 and "damaged" in result.out and f"step {steps} is kept" in result.out, result.err

@@ -274,6 +274,8 @@ def test_answers_as_transformers(models):
     assert answer["no_answer_score"] == pytest.approx(float(start[0] + end[0]), abs=1e-5)
     odds = answer["no_answer_score"] - answer["score"]
     assert pipeline("qa", models / "span", threshold=odds + 1)((question, context))["answer"] == answer["answer"]
+    assert pipeline("qa", models / "span", threshold=np.float32(odds + 1), doc_stride=np.int64(9))(
+        (question, context))["answer"] == answer["answer"]
     assert pipeline("qa", models / "span", threshold=odds - 1)((question, context))["answer"] == ""
     for stride in (-5, 0, 1.5, "x"):
         with pytest.raises(albert.ModelError, match=f"doc_stride={stride}: write a number of tokens"):
@@ -940,6 +942,22 @@ def test_a_list_with_a_fault_names_it_before_anything_is_computed(models, monkey
                           (("sun", "rain"), "several inputs are a list")):
         with pytest.raises(ModelError, match=words):
             classify(inputs)
+
+
+def test_whatever_ends_the_inputs_arrives(models):
+    def inputs():
+        yield "sun"
+        sys.exit("no more")
+    answers = pipeline(None, models / "classes").stream(inputs())
+    assert next(answers)
+    with pytest.raises(SystemExit, match="no more"):
+        next(answers)
+
+
+def test_a_folder_without_a_tokenizer_is_a_fault_of_the_model(models, tmp_path):
+    albert.AlbertForSequenceClassification.from_pretrained(models / "classes").save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="no tokenizer in this folder .*save_tokenizer"):
+        pipeline(None, tmp_path)
 
 
 def test_a_stream_that_is_left_leaves_no_thread(models):

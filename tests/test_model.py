@@ -229,6 +229,19 @@ def test_the_outputs_have_their_shapes():
     assert AlbertForMultipleChoice(config)(input_ids[None], token_type_ids[None], mask[None]).shape == (1, 5)
 
 
+@pytest.mark.parametrize("attention", KINDS)
+def test_a_mask_of_one_row_is_that_of_all(attention):
+    model = Albert(small(attention=attention, num_landmarks=8, block_size=4, attention_window=4)).eval()
+    ids, mask = torch.randint(5, 40, (3, 40)), torch.arange(40) < 30
+    assert all(torch.equal(*pair) for pair in zip(model(ids, None, mask[None]), model(ids, None, mask.expand(3, -1))))
+
+
+@pytest.mark.parametrize("positions", [None, torch.tensor([1, 2])])
+def test_a_label_without_a_position_is_an_error(positions):
+    with pytest.raises(ModelError, match="one for each of masked_positions"):
+        AlbertForPretraining(small())(torch.ones(1, 9, dtype=torch.long), None, None, positions, torch.tensor([1, 2, 3]))
+
+
 def test_more_tokens_than_positions_is_an_error():
     with pytest.raises(ModelError, match="65 tokens.*max_position_embeddings=64"):
         Albert(small())(torch.ones(1, 65, dtype=torch.long))

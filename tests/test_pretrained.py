@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from albert import (Albert, AlbertConfig, AlbertForMultipleChoice, AlbertForPretraining, AlbertForQuestionAnswering,
                     AlbertForSequenceClassification, AlbertForTokenClassification, ModelError, checkpoint_folder)
 from albert.attention import KINDS
+from albert.checksums import write_sums
 from albert.weights import checksum
 
 COUNTERPARTS = {
@@ -275,6 +276,8 @@ def test_a_classifier_of_fewer_rows_than_named_labels_is_begun_anew_when_asked(t
 def test_what_the_checkpoint_fixes_cannot_be_changed_while_loading(folder):
     with pytest.raises(ModelError, match="hidden_size is fixed"):
         Albert.from_pretrained(folder, hidden_size=32)
+    with pytest.raises(ModelError, match="num_label is no key"):
+        Albert.from_pretrained(folder, num_label=32)
     assert Albert.from_pretrained(folder, hidden_dropout_prob=0.3).config.hidden_dropout_prob == 0.3
 
 
@@ -300,6 +303,10 @@ def test_a_run_folder_gives_its_newest_complete_checkpoint(tmp_path):
     assert checkpoint_folder(run) == run / "checkpoints/step-0000200"
     expect_as_built(run)
     expect_as_built(run / "checkpoints/step-0000005")
+    write_sums(run / "checkpoints/step-0000005")
+    for kept in (run, run / "checkpoints/step-0000005"):
+        with pytest.raises(ModelError, match="save into one of your own"):
+            build(AlbertForPretraining).save_pretrained(kept)
     shutil.rmtree(run / "checkpoints")
     (run / "checkpoints").mkdir()
     with pytest.raises(ModelError, match="no complete checkpoint"):

@@ -137,6 +137,15 @@ def test_a_signal_that_comes_as_the_update_is_agreed_on_counts_in_the_next():
     assert trainer.stopped == signal.SIGINT
 
 
+def test_a_signal_in_the_last_evaluation_ends_the_run():
+    class Told(Task):
+        def metrics(self, outputs):
+            signal.raise_signal(signal.SIGTERM)
+            return {"loss": 1.0}
+    trainer, log = train(2, Told())
+    assert trainer.stopped == signal.SIGTERM and log[-1]["step"] == 2
+
+
 def test_a_signal_that_another_process_has_heard_ends_this_one():
     class Others(World):
         def sum(self, values):

@@ -5,15 +5,14 @@ import torch
 
 from albert import AlbertConfig, AlbertForPretraining
 from albert.errors import ModelError
-from albert.extend import extend_positions, replace_vocabulary, switch_attention
+from albert.extend import ATTENTION_KEYS, extend_positions, replace_vocabulary, switch_attention
 from albert.pretrained import CHANGEABLE, read_config
 from data import draws
 from data.tokenizer import load_tokenizer, special_ids, vocabulary_size
 from trainer.errors import RunError
 from trainer.run import run_config, settings_of
 
-_ATTENTION = ("attention", "conv_kernel_size", "num_landmarks", "pinv_iterations", "pinv_init", "num_features",
-              "attention_window", "block_size", "blocks_per_row")
+_ATTENTION = ("attention", *ATTENTION_KEYS)
 _ARCHITECTURE = {field.name for field in fields(AlbertConfig)}
 _DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout_prob")
 

@@ -34,10 +34,14 @@ class Pipeline:
     inputs = ("text",)
 
     def __init__(self, folder: Path, config: AlbertConfig, device: torch.device, dtype: torch.dtype | None, **options):
+        from data.errors import DataError
         from data.tokenizer import load_tokenizer, special_ids, vocabulary_size
 
         self.folder, self.config, self.device, self.dtype = folder, config, device, dtype
-        self.tokenizer = load_tokenizer(folder)
+        try:
+            self.tokenizer = load_tokenizer(folder)
+        except DataError as fault:
+            raise ModelError(f"{fault}; data.tokenizer.save_tokenizer(tokenizer, folder) writes one") from None
         self.special = special_ids(self.tokenizer)
         if (size := vocabulary_size(self.tokenizer)) > config.vocab_size:
             raise ModelError(f"{folder}: the tokenizer has {size} tokens, but config.json says "
@@ -218,5 +222,5 @@ def _read_ahead(inputs: Iterable, waiting: queue.Queue, left: threading.Event):
             if left.is_set():
                 return
         put((None, StopIteration()))
-    except Exception as fault:
+    except BaseException as fault:                             # whatever it is, the reader waits for it
         put((None, fault))

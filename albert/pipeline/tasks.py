@@ -1,5 +1,6 @@
 """The tasks: what each reads of its texts, and what it answers."""
 import math
+from numbers import Real
 from pathlib import Path
 
 import torch
@@ -233,9 +234,10 @@ class Answer(Pipeline):
     def set(self, threshold: float | None = None, doc_stride: int | None = None):
         self.threshold = self.settled.get("threshold") if threshold is None else threshold
         self.doc_stride = max(self.settled.get("doc_stride", 128), 1) if doc_stride is None else doc_stride
-        if type(self.doc_stride) is not int or self.doc_stride < 1:
+        if isinstance(doc_stride, bool) or not hasattr(self.doc_stride, "__index__") or self.doc_stride < 1:
             raise ModelError(f"doc_stride={doc_stride}: write a number of tokens from 1 on")
-        if threshold is not None and not (type(threshold) in (int, float) and math.isfinite(threshold)):
+        if threshold is not None and (
+                isinstance(threshold, bool) or not isinstance(threshold, Real) or not math.isfinite(threshold)):
             raise ModelError(f"threshold={threshold}: write a number")
 
     def _checked(self, item):
