@@ -41,9 +41,9 @@ def switch_attention(model: PretrainedModel, attention: str, **options) -> str:
     """Exchange the kind of attention and keep the projections around it.
 
     options: of `ATTENTION_KEYS`; conv_kernel_size is the new kind's own default when not given, and stays where the kind
-    stays. Weights that both have (Linformer's projections) are
-    kept. A convolution that is new starts at zero, so that it leaves the output unchanged; one of the width the model
-    has keeps its weights. Raises ModelError for an unknown kind or option.
+    stays. Weights that both have (Linformer's projections) are kept. A convolution that is new starts at zero, so that it
+    leaves the output unchanged; one of the width the model has keeps its weights. Raises ModelError for an unknown kind or
+    option.
     """
     if unknown := options.keys() - set(ATTENTION_KEYS):
         raise ModelError(f"{min(unknown)} is no option of attention; there are {', '.join(ATTENTION_KEYS)}")

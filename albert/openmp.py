@@ -1,4 +1,5 @@
-"""Imported by `albert` before torch (where a program has not done so before), whose OpenMP (GNU's, on Linux) reads its settings as it is loaded.
+"""Imported by `albert` before torch, whose OpenMP (GNU's, on Linux) reads its settings as it is loaded: without effect where
+a program has imported torch before `albert`.
 
 A thread that has done its share of an operation waits for the others by turning in a loop, in GNU's default for
 milliseconds. As soon as other work takes one of the cores, it turns while that which it waits for can't run: beside one busy

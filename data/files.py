@@ -156,7 +156,7 @@ class LocalFile:
                 if row:
                     yield row[column]
         except csv.Error as error:
-            raise DataError(f"{self.path}: line {reader.line_num}: not CSV: {error}") from None
+            raise not_csv(self.path, reader.line_num, error) from None
 
     def parquet_rows(self) -> Iterator[str]:
         import pyarrow.parquet
@@ -213,6 +213,13 @@ def check_commas(path: Path, header: list[str]):
     """Raise DataError where the one cell of a CSV's header holds what parts columns elsewhere."""
     if len(header) == 1 and any(mark in header[0] for mark in ";\t"):
         raise DataError(f"{path}: line 1: one column '{header[0]}'; the columns of a .csv are parted by commas")
+
+
+def not_csv(path: Path, number: int, error: csv.Error) -> DataError:
+    """The DataError at line `number` in place of one of `csv`, whose advice is for programmers."""
+    words = str(error).partition(" - ")[0].replace("new-line character seen in unquoted field",
+                                                   "a carriage return that ends no line; lines end in \\n or \\r\\n")
+    return DataError(f"{path}: line {number}: not CSV, whose columns are parted by commas: {words}")
 
 
 def json_row(line: str, place: str, like: str = '{"text": ...}') -> dict:

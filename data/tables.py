@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from data.errors import DataError
-from data.files import LocalFile, check_commas, check_once, first_line, json_row, nearest
+from data.files import LocalFile, check_commas, check_once, first_line, json_row, nearest, not_csv
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
 
@@ -94,8 +94,7 @@ def _delimited(path):
             if cells or len(header) == 1:          # of one column, a blank line is an empty cell
                 yield f"line {reader.line_num}", _row(path, reader.line_num, header, cells or [""])
     except csv.Error as error:
-        raise DataError(f"{path}: line {reader.line_num}: not CSV, whose columns are parted by commas: "
-                        f"{str(error).partition(' - ')[0]}") from None
+        raise not_csv(path, reader.line_num, error) from None
 
 
 def _tabbed(path):

@@ -388,6 +388,7 @@ def test_faulty_tables(tmp_path):
     name = write(tmp_path / "a.csv", "id,text\n1,a\n2,b,c\n")
     assert f"{name}: line 3: 3 columns" in fault(name)
     assert "not CSV" in fault(write(tmp_path / "b.csv", 'text\n"a\n'))
+    assert r"line 1: not CSV, whose" in fault(write(tmp_path / "c.csv", "text\rone\r"))
     name = write(tmp_path / "a.parquet", "no parquet")
     assert name in fault(name) and "not a readable Parquet file" in fault(name)
 
