@@ -203,7 +203,7 @@ def local_files(name: str) -> tuple[list[Path], Counter]:
         below = (_matches(os.path.join(glob.escape(str(match)), "**", "*")) for match in matches if match.is_dir())
         matches = sorted(matches.union(*below))
         for match in matches:
-            if not match.exists():
+            if match.is_symlink() and not os.path.exists(os.path.realpath(match)):      # exists() gives up in a circle of links
                 raise _dangling(match)
             if match.is_dir() and not os.access(match, os.R_OK | os.X_OK):
                 raise DataError(f"{match}: this folder may not be read")

@@ -141,6 +141,8 @@ def test_text_that_cannot_be_reached_is_not_passed_over(tmp_path, monkeypatch):
     for name in (tmp_path, tmp_path / "*", link):
         assert fault(str(name)) == f"{link}: a link to annex/b.txt, which is not there; mend or delete it"
     link.unlink()
+    link.symlink_to(".")                                          # a circle, in which nothing is missing
+    assert read(str(tmp_path)) == [(True, "A")]
     write(tmp_path / "deep" / "c.txt", "C")
     monkeypatch.setattr(sources.os, "access", lambda folder, mode: folder != tmp_path / "deep")
     assert fault(str(tmp_path)) == f"{tmp_path / 'deep'}: this folder may not be read"
