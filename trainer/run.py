@@ -173,7 +173,7 @@ def newest_checkpoint(path, key, digest):
 def over_tokens(axis, name):
     """Title, ticks and grid of the curves of one score."""
     from matplotlib.ticker import EngFormatter, MaxNLocator
-    axis.set(title=name.replace("_", " "), xlabel="tokens")
+    axis.set(title=name.replace("_", " ") + " (nats)" * name.endswith("loss"), xlabel="tokens")
     axis.xaxis.set_major_locator(MaxNLocator(4))
     axis.xaxis.set_major_formatter(EngFormatter(sep=""))
     axis.grid(alpha=0.3)
