@@ -203,9 +203,12 @@ def read_config(folder: Path, **changes) -> AlbertConfig:
     if "num_labels" in changes:
         mapping.pop("id2label", None)
     try:
-        return AlbertConfig.from_dict(mapping | changes)
+        config = AlbertConfig.from_dict(mapping | changes)
     except ModelError as error:
         raise ModelError(f"{file}: {error}") from error
+    if changes.get("num_labels", config.num_labels) != config.num_labels:
+        raise ModelError(f"num_labels={changes['num_labels']}, but id2label names {config.num_labels}: leave one of them out")
+    return config
 
 
 def head_of(folder: Path, stored: Iterable[str] | None = None) -> str:

@@ -276,6 +276,8 @@ def test_a_classifier_of_fewer_rows_than_named_labels_is_begun_anew_when_asked(t
 def test_what_the_checkpoint_fixes_cannot_be_changed_while_loading(folder):
     with pytest.raises(ModelError, match="hidden_size is fixed"):
         Albert.from_pretrained(folder, hidden_size=32)
+    with pytest.raises(ModelError, match="num_labels=5, but id2label names 2"):
+        Albert.from_pretrained(folder, num_labels=5, id2label={0: "a", 1: "b"})
     with pytest.raises(ModelError, match="num_label is no key"):
         Albert.from_pretrained(folder, num_label=32)
     assert Albert.from_pretrained(folder, hidden_dropout_prob=0.3).config.hidden_dropout_prob == 0.3
