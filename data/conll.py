@@ -59,11 +59,8 @@ def tagging(parts, path, places):
     names = class_names(tag for sentence in parts[0][1] for tag in sentence)
     if len(names) < 2:
         raise DataError(f"{path}: one label only ('{names[0]}'); there must be two to tell apart")
-    index, examples = {name: number for number, name in enumerate(names)}, []
-    for (words, tags), place in zip(parts, places):
-        labels = [numbered(sentence, index, lambda _, row=row, place=place: place(row))
-                  for row, sentence in enumerate(tags)]
-        examples.append(Examples([str(row) for row in range(len(words))], {"words": words}, labels))
+    examples = [Examples([str(row) for row in range(len(words))], {"words": words}, numbered(tags, names, place))
+                for (words, tags), place in zip(parts, places)]
     train, dev = examples if len(examples) == 2 else split(examples[0])
     entities = any(name.startswith(OF_ENTITIES) for name in names)
     return TaskData("tagging", train, dev, METRICS if entities else ("accuracy",), names)

@@ -104,8 +104,8 @@ def _from_file(path, layout, notes):
     if layout.labels is None:
         labels = [_score(value, f"{path}: line {number}") for value, number in zip(values, numbers)]
     else:
-        index = {name: number for number, name in enumerate(layout.labels)}
-        labels = numbered(values, index, lambda row: f"{path}: line {numbers[row]}")
+        labels = [label for label, in numbered([[value] for value in values], layout.labels,
+                                               lambda row: f"{path}: line {numbers[row]}")]
     inputs = {name: [cells[column] for cells in rows] for name, column in zip(("text", "pair"), texts)}
     ids = [cells[0] if numbered_there else str(number - first) for cells, number in zip(rows, numbers)]
     return Examples(ids, inputs, labels)

@@ -180,7 +180,5 @@ def _classes(tables, labels, several):
         raise DataError(f"{tables[0].path}: no label in any row")
     if len(names) < 2:
         raise DataError(f"{tables[0].path}: one class only ('{''.join(names)}'); there must be two to tell apart")
-    index = {name: number for number, name in enumerate(names)}
-    result = [[numbered(value, index, lambda _, row=row, table=table: table.place(row))
-               for row, value in enumerate(values)] for table, values in zip(tables, lists)]
+    result = [numbered(values, names, table.place) for table, values in zip(tables, lists)]
     return names, (result if several else [[value[0] for value in values] for values in result])

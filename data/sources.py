@@ -201,13 +201,13 @@ def local_files(name: str) -> tuple[list[Path], Counter]:
             raise DataError(f"{name}: no such file or folder{nearest(path)}; "
                             "give a file, folder, glob, hf:NAME, wikipedia or pydocs")
         below = (_matches(os.path.join(glob.escape(str(match)), "**", "*")) for match in matches if match.is_dir())
-        matches = sorted(matches.union(*below))
-        for match in matches:
+        matches = matches.union(*below)
+        files = sorted(filter(Path.is_file, matches))
+        for match in sorted(matches.difference(files)):
             if match.is_symlink() and not os.path.exists(os.path.realpath(match)):      # exists() gives up in a circle of links
                 raise _dangling(match)
             if match.is_dir() and not os.access(match, os.R_OK | os.X_OK):
                 raise DataError(f"{match}: this folder may not be read")
-        files = [match for match in matches if match.is_file()]
         found = [file for file in files if file.name.lower().endswith(SUFFIXES)]
         others = sorted(set(files) - set(found))
     if not found:

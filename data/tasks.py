@@ -117,10 +117,12 @@ def class_names(values):
         return sorted(names)
 
 
-def numbered(values, index, places):
-    """Labels as their numbers in ``index``, {name: number}; DataError for one that is not there. ``places``: row to words."""
-    for number, value in enumerate(values):
-        if value not in index:
-            shown = ", ".join(list(index)[:10]) + (", ..." if len(index) > 10 else "")
-            raise DataError(f"{places(number)}: label '{value}' does not occur in the training data ({shown})")
-    return [index[value] for value in values]
+def numbered(rows, names, place):
+    """Rows of labels as their places in ``names``; DataError for one that is not there. ``place``: row to words."""
+    index = {name: number for number, name in enumerate(names)}
+    for row, labels in enumerate(rows):
+        for label in labels:
+            if label not in index:
+                shown = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
+                raise DataError(f"{place(row)}: label '{label}' does not occur in the training data ({shown})")
+    return [[index[label] for label in labels] for labels in rows]

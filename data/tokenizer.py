@@ -38,7 +38,8 @@ def load_tokenizer(path) -> Tokenizer:
         names = ("tokenizer.json", "spiece.model", "vocab.txt")
         found = next((path / name for name in names if (path / name).is_file()), None)
         if found is None:
-            raise DataError(f"{path}: no tokenizer in this folder (looked for {', '.join(names)})")
+            raise DataError(f"{path}: no tokenizer in this folder (looked for {', '.join(names)}); "
+                            "data.tokenizer.save_tokenizer writes one")
         path = found
     if not path.is_file():
         raise DataError(f"{path}: no such tokenizer; give a tokenizer.json, a SentencePiece .model, a vocab.txt "

@@ -5,6 +5,7 @@ import torch
 
 from albert import AlbertConfig, AlbertForPretraining
 from hps import HPS
+from trainer.errors import RunError
 from trainer.optimizers import LAMB, Muon, build_optimizers, schedule
 
 
@@ -132,6 +133,11 @@ def test_muon_leaves_a_weight_without_a_gradient_and_survives_one_of_zeros():
     weights[0].grad = torch.zeros(3, 4)
     Muon(weights, lr=0.1, weight_decay=0.5).step()
     assert (weights[0] == 0.95).all() and (weights[1] == 1).all()
+
+
+def test_unknown_optimizer():
+    with pytest.raises(RunError, match="lamb, adamw and muon"):
+        build_optimizers(small_model(), SimpleNamespace(**vars(HPS["pretrain", "tiny"]) | dict(optimizer="sgd")))
 
 
 def test_schedule_without_warm_up_begins_at_the_whole_rate():

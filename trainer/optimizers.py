@@ -1,6 +1,7 @@
 """LAMB, Muon, the optimisers of each recipe, and the learning-rate schedule."""
 import torch
 
+from trainer.errors import RunError
 from trainer.machine import multiplies_bf16
 
 
@@ -102,10 +103,12 @@ def build_optimizers(model, hps):
     adam = dict(lr=hps.learning_rate, betas=(hps.adam_beta1, hps.adam_beta2), eps=hps.adam_eps)
     if hps.optimizer == "lamb":
         optimizers = [LAMB([groups[0], dict(groups[1], adapt=False)], **adam)]
-    else:
+    elif hps.optimizer in ("adamw", "muon"):
         optimizers = [torch.optim.AdamW(groups, **adam, fused=True)]
         if muon:                                           # none where all linear layers but the last are frozen
             optimizers.insert(0, Muon(muon, lr=hps.muon_learning_rate, weight_decay=hps.weight_decay))
+    else:
+        raise RunError(f"optimizer={hps.optimizer}: there are lamb, adamw and muon")
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["initial_lr"] = group["lr"]          # what the schedule scales

@@ -41,7 +41,7 @@ class Pipeline:
         try:
             self.tokenizer = load_tokenizer(folder)
         except DataError as fault:
-            raise ModelError(f"{fault}; data.tokenizer.save_tokenizer(tokenizer, folder) writes one") from None
+            raise ModelError(str(fault)) from None
         self.special = special_ids(self.tokenizer)
         if (size := vocabulary_size(self.tokenizer)) > config.vocab_size:
             raise ModelError(f"{folder}: the tokenizer has {size} tokens, but config.json says "
